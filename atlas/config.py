@@ -1,0 +1,264 @@
+"""Settings, read from the environment and ``.env`` on first use, frozen afterwards.
+
+`get_settings` returns the one instance of the process; `settings` is an object that forwards to it
+and reads nothing until an attribute is asked for. `Settings(...)` takes field names and variable
+names alike, for programs that bring their own configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from atlas.errors import ConfigurationError
+
+__all__ = ["ApiKey", "Settings", "get_settings", "reset_settings", "settings"]
+
+#: Environments in which the embedded database and the local vault may be used unasked.
+THROWAWAY_ENVIRONMENTS = frozenset({"dev", "test"})
+
+
+class ApiKey(SecretStr):
+    """An API key; ``project`` names the Google Cloud project whose quota it draws on, if known.
+
+    Keys of one project share one quota; a key without a project is its own.
+    """
+
+    project: str | None
+
+    def __init__(self, secret_value: str, project: str | None = None) -> None:
+        super().__init__(secret_value)
+        self.project = project
+
+
+def _blank_is_unset(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _secret(value: Any) -> Any:
+    value = _blank_is_unset(value)
+    return SecretStr(value.strip()) if isinstance(value, str) else value
+
+
+Text = Annotated[str | None, BeforeValidator(_blank_is_unset)]
+Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
+
+
+class Settings(BaseSettings):
+    """Every setting of Atlas. Variables are the field names in capitals unless noted.
+
+    Raises `ConfigurationError` naming the variable, what it got with secrets masked, and what it
+    takes.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+    )
+
+    env: str = "prod"
+    database_url: Secret = None
+    database_pool_size: int = Field(5, ge=1, le=1000)
+    #: ``transaction`` behind PgBouncer or another pooler in transaction mode.
+    database_pool_mode: Literal["session", "transaction"] = "session"
+    atlas_home: Path = Field(default_factory=lambda: _data_home())
+
+    vault_provider: Literal["huggingface", "gcs", "local", "memory"] | None = None
+    vault_prefix: str = ""
+    hf_repo_id: Text = Field(None, validation_alias=AliasChoices("HF_REPO_ID", "HF_DATASET_ID"))
+    hf_token: Secret = None
+    gcs_bucket_name: Text = None
+    google_application_credentials: Path | None = None
+
+    youtube_api_key_pool_json: Secret = None
+    compliance_mode: bool = True
+    key_pool_archeology_size: int = Field(1, ge=0)
+    key_pool_tracking_size: int = Field(1, ge=0)
+    hydra_retry_attempts: int = Field(3, ge=1)
+    hydra_backoff_factor: float = Field(2.0, ge=1)
+
+    janitor_enabled: bool = True
+    janitor_retention_days: int = Field(7, ge=1)
+    janitor_safety_check: bool = True
+    #: Budget of the hot stats in bytes, sealed slices included.
+    hot_max_bytes: ByteSize = Field(ByteSize(400_000_000), ge=1_000_000)
+    stats_partition_hours: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 6
+
+    event_bus_enabled: bool = True
+    event_bus_webhook_url: Secret = None
+    event_bus_webhook_secret: Secret = None
+    event_bus_filter: str = "*"
+    #: Whether the webhook may be at a private, loopback or link-local address outside dev and test.
+    event_bus_allow_private: bool = False
+
+    discord_webhook_alerts: Secret = None
+    discord_webhook_hunt: Secret = None
+    discord_webhook_surveillance: Secret = None
+    discord_webhook_ops: Secret = None
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_format: Literal["console", "json"] = "console"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level_in_capitals(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("vault_provider", "log_format", mode="before")
+    @classmethod
+    def _choice_in_small_letters(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("stats_partition_hours", mode="before")
+    @classmethod
+    def _hours_as_number(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, str) and value.strip().isdigit() else value
+
+    @field_validator("youtube_api_key_pool_json")
+    @classmethod
+    def _key_pool_is_readable(cls, value: SecretStr | None) -> SecretStr | None:
+        _parse_keys(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_vault(self) -> Self:
+        if self.vault_provider is None and self.hf_repo_id and self.gcs_bucket_name:
+            raise ValueError(
+                "VAULT_PROVIDER: both HF_REPO_ID and GCS_BUCKET_NAME are set; "
+                "say which with VAULT_PROVIDER=huggingface or gcs"
+            )
+        return self
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _configuration_error(error) from None
+
+    @property
+    def throwaway(self) -> bool:
+        """Whether embedded and local defaults may be used (``ENV`` is ``dev`` or ``test``)."""
+        return self.env.lower() in THROWAWAY_ENVIRONMENTS
+
+    @property
+    def vault(self) -> Literal["huggingface", "gcs", "local", "memory"]:
+        """The vault provider, inferred where ``VAULT_PROVIDER`` is unset.
+
+        Raises `ConfigurationError` where nothing says which, or what the provider needs is missing.
+        """
+        provider = self.vault_provider
+        if provider is None:
+            if self.hf_repo_id:
+                provider = "huggingface"
+            elif self.gcs_bucket_name:
+                provider = "gcs"
+            elif self.throwaway:
+                provider = "local"
+            else:
+                raise ConfigurationError(
+                    "no vault is configured",
+                    hint="set VAULT_PROVIDER and HF_REPO_ID or GCS_BUCKET_NAME (ENV=dev uses a local folder)",
+                )
+        if provider == "huggingface" and not self.hf_repo_id:
+            raise ConfigurationError("VAULT_PROVIDER=huggingface needs HF_REPO_ID", hint="set HF_REPO_ID")
+        if provider == "gcs" and not self.gcs_bucket_name:
+            raise ConfigurationError("VAULT_PROVIDER=gcs needs GCS_BUCKET_NAME", hint="set GCS_BUCKET_NAME")
+        return provider
+
+    @property
+    def youtube_api_keys(self) -> tuple[ApiKey, ...]:
+        """The keys of ``YOUTUBE_API_KEY_POOL_JSON`` in order, each once; all of them, whatever the mode."""
+        return _parse_keys(self.youtube_api_key_pool_json)
+
+
+def _data_home() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("atlas", appauthor=False))
+
+
+def _parse_keys(value: SecretStr | None) -> tuple[ApiKey, ...]:
+    if value is None:
+        return ()
+    text = value.get_secret_value().strip()
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        if text[:1] in "[{":
+            raise ValueError("is not valid JSON") from None
+        parsed = text  # bare text is one key
+    if not isinstance(parsed, list):
+        parsed = [parsed] if isinstance(parsed, str) else [text]
+    keys: dict[str, ApiKey] = {}
+    for item in parsed:
+        key, project = (item.get("key"), item.get("project")) if isinstance(item, dict) else (item, None)
+        if not isinstance(key, str) or not (project is None or isinstance(project, str)):
+            raise ValueError('takes a JSON list of keys or of {"key": ..., "project": ...}')
+        if key.strip():
+            keys.setdefault(key.strip(), ApiKey(key.strip(), project))
+    return tuple(keys.values())
+
+
+def _configuration_error(error: ValidationError) -> ConfigurationError:
+    """One message for every wrong variable. Values of secret fields are never shown."""
+    parts = []
+    for problem in error.errors(include_url=False, include_context=False):
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        message = problem["msg"].removeprefix("Value error, ")
+        if not name:
+            parts.append(message)
+            continue
+        field = next((f for n, f in Settings.model_fields.items() if n == name.lower()), None)
+        given = problem.get("input")
+        secret = field is None or "SecretStr" in repr(field.annotation)
+        got = "a masked value" if secret else repr(given)
+        parts.append(f"{name.upper()}: got {got}; {message}")
+    return ConfigurationError("; ".join(parts), hint="see ENV.example")
+
+
+@functools.lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once. Raises `ConfigurationError`."""
+    return Settings()
+
+
+def reset_settings() -> None:
+    """Forget the settings that were read, so that the next use reads the environment again."""
+    get_settings.cache_clear()
+
+
+class _LazySettings:
+    """Forwards to `get_settings` on first use; frozen like what it stands for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(get_settings(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"settings are frozen: cannot set {name}")
+
+    def __repr__(self) -> str:
+        return repr(get_settings())
+
+
+settings = _LazySettings()

@@ -1,0 +1,21 @@
+"""The tables of Atlas, one module a family."""
+
+from atlas.models.archive import ArchiveControl, ArchiveFile
+from atlas.models.base import Base
+from atlas.models.events import SystemEvent
+from atlas.models.stats import StatsRecord
+from atlas.models.videos import ChannelRecord, VideoRecord, VideoTombstone
+from atlas.models.watchlist import SearchTerm, WatchlistEntry
+
+__all__ = [
+    "ArchiveControl",
+    "ArchiveFile",
+    "Base",
+    "ChannelRecord",
+    "SearchTerm",
+    "StatsRecord",
+    "SystemEvent",
+    "VideoRecord",
+    "VideoTombstone",
+    "WatchlistEntry",
+]

@@ -1,0 +1,91 @@
+"""The ledger of cold files and the archiver's control row; see docs/archive.md."""
+
+from __future__ import annotations
+
+import uuid
+
+from sqlalchemy import CheckConstraint, Identity, Index, SmallInteger, Uuid, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from atlas.models.base import Base, CreatedAt, ExternalId, UtcTimestamp
+
+
+class ArchiveFile(Base):
+    """One cold file: the catalogue entry of an object and the journal of its making.
+
+    ``seq`` orders files of a data set: of two rows for one sample the higher one counts.
+    ``relation`` is the sealed table while there is one. ``fingerprint`` is the order-free sum of
+    64-bit row hashes, in hexadecimal.
+    """
+
+    __tablename__ = "archive_files"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    dataset: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="sealed")
+    object_key: Mapped[str] = mapped_column(unique=True)
+    vault: Mapped[str]
+    seq: Mapped[int]
+    batch_id: Mapped[uuid.UUID] = mapped_column(Uuid)
+    relation: Mapped[str | None]
+    slice_start: Mapped[UtcTimestamp]
+    slice_end: Mapped[UtcTimestamp]
+    is_late: Mapped[bool] = mapped_column(server_default=text("false"))
+    min_timestamp: Mapped[UtcTimestamp | None]
+    max_timestamp: Mapped[UtcTimestamp | None]
+    min_video_id: Mapped[ExternalId | None]
+    max_video_id: Mapped[ExternalId | None]
+    row_count: Mapped[int | None]
+    byte_size: Mapped[int | None]
+    sha256: Mapped[str | None]
+    fingerprint: Mapped[str | None]
+    sealed_at: Mapped[CreatedAt]
+    live_at: Mapped[UtcTimestamp | None]
+    retired_at: Mapped[UtcTimestamp | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('sealed', 'written', 'verified', 'live', 'retired', 'gone')", name="state"
+        ),
+        CheckConstraint("dataset IN ('video_stats', 'metrics', 'videos')", name="dataset"),
+        CheckConstraint("slice_start < slice_end", name="slice"),
+        CheckConstraint(
+            "state = 'sealed' OR (row_count IS NOT NULL AND byte_size IS NOT NULL "
+            "AND sha256 IS NOT NULL AND fingerprint IS NOT NULL)",
+            name="written_is_described",
+        ),
+        Index("idx_archive_files_seq", "dataset", "seq", unique=True),
+        Index("idx_archive_files_slice", "dataset", "slice_start", "slice_end"),
+        Index(
+            "idx_archive_files_open",
+            "id",
+            postgresql_where=text("state IN ('sealed', 'written', 'verified')"),
+        ),
+    )
+
+
+class ArchiveControl(Base):
+    """The one row that says which vault this database belongs to and who may archive.
+
+    ``owner`` marks this database's files; it is drawn at the first run, not by the migration, so that
+    copies of an unused database are no relatives. ``epoch`` and ``nonce`` are kept equal to the vault's by
+    compare-and-swap at each run; ``pending_nonce`` is the one announced before the swap. ``fence``
+    grows with every archiver; a step under an older one is refused. ``holder`` and ``held_until``
+    serve as the lock where session locks do not work (a pooler in transaction mode).
+    """
+
+    __tablename__ = "archive_control"
+
+    id: Mapped[int] = mapped_column(
+        SmallInteger, primary_key=True, autoincrement=False, server_default=text("1")
+    )
+    vault: Mapped[str | None]
+    owner: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    epoch: Mapped[int] = mapped_column(server_default=text("0"))
+    nonce: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    pending_nonce: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    holder: Mapped[str | None]
+    held_until: Mapped[UtcTimestamp | None]
+
+    __table_args__ = (CheckConstraint("id = 1", name="singleton"),)
