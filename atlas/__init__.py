@@ -1,0 +1,58 @@
+"""Atlas: tiered storage and work coordination for what a platform learns about millions of videos.
+
+Importing it reads no environment, opens nothing and configures nothing; names resolve on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atlas import db, events, vault
+    from atlas.config import settings
+    from atlas.errors import AtlasError
+    from atlas.notifications import notifier
+    from atlas.types import AlertChannel, AlertLevel
+
+    __version__: str
+
+__all__ = [
+    "AlertChannel",
+    "AlertLevel",
+    "AtlasError",
+    "__version__",
+    "db",
+    "events",
+    "notifier",
+    "settings",
+    "vault",
+]
+
+_HOME = {
+    "AlertChannel": "atlas.types",
+    "AlertLevel": "atlas.types",
+    "AtlasError": "atlas.errors",
+    "notifier": "atlas.notifications",
+    "settings": "atlas.config",
+}
+_MODULES = frozenset({"db", "events", "vault"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        return importlib.import_module(f"atlas.{name}")
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("pleiades-atlas")
+    else:
+        raise AttributeError(f"module 'atlas' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
