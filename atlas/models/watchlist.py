@@ -5,7 +5,15 @@ from __future__ import annotations
 from sqlalchemy import CheckConstraint, Identity, Index, Integer, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from atlas.models.base import Attempts, Base, Counter, CreatedAt, ExternalId, LeaseToken, UtcTimestamp
+from atlas.models.base import (
+    Attempts,
+    Base,
+    Counter,
+    CreatedAt,
+    ExternalId,
+    LeaseToken,
+    UtcTimestamp,
+)
 
 
 class WatchlistEntry(Base):

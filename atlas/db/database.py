@@ -1,0 +1,258 @@
+"""Engines, sessions and transactions: one connection pool for each event loop that asks."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import structlog
+from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from atlas.config import get_settings
+from atlas.db import embedded
+from atlas.db.errors import translate
+from atlas.db.url import Target, translate_url
+from atlas.errors import AtlasError, ConfigurationError
+
+log = structlog.get_logger()
+
+Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+#: Seconds after which `Database.health_check` calls a silent server unhealthy.
+HEALTH_TIMEOUT = 10.0
+#: Connections beyond DATABASE_POOL_SIZE, so that a lock held on one does not starve what it guards.
+_OVERFLOW = 2
+
+
+class Database:
+    """A PostgreSQL database. Settings are read at the first use, not when the object is made.
+
+    ``url`` overrides DATABASE_URL; ``engine_options`` go to SQLAlchemy's ``create_async_engine``.
+    Works from any thread and from any number of event loops: each loop gets a pool of its own,
+    closed when the loop shuts down (``asyncio.run`` does that), so no connection outlives its loop.
+    Every failure of the driver reaches the caller as an error of `atlas.errors`.
+    """
+
+    def __init__(self, url: str | None = None, **engine_options: Any) -> None:
+        self._url = url
+        self._engine_options = engine_options
+        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+
+    def __repr__(self) -> str:
+        if self._url is None:
+            return "Database()"
+        try:
+            return f"Database({translate_url(self._url).where!r})"
+        except ConfigurationError:
+            return "Database(<unreadable>)"
+
+    async def initialize(self) -> None:
+        """Connect once, so that a wrong setting shows now. Repeatable.
+
+        Raises `ConfigurationError` or `DatabaseUnavailable`.
+        """
+        async with self.session() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        """Close the connections of the running loop. Repeatable; the next use opens new ones."""
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.guard.aclose()
+
+    async def health_check(self) -> bool:
+        """Whether a statement can be run now. Never raises."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT):
+                await self.initialize()
+        except Exception as error:
+            log.warning(
+                "database_unhealthy",
+                kind=type(error).__name__,
+                error=str(error) if isinstance(error, AtlasError) else None,
+            )
+            return False
+        return True
+
+    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session; what the caller does not commit is rolled back at the end."""
+        return _Opened(self._open_session)
+
+    def transaction(
+        self, read_only: bool = False, isolation: Isolation | None = None
+    ) -> AbstractAsyncContextManager[AsyncSession]:
+        """One transaction: committed on success, rolled back on any error, cancellation included.
+
+        With ``read_only`` PostgreSQL refuses writes (SQLSTATE 25006).
+        """
+        options: dict[str, Any] = {}
+        if isolation is not None:
+            options["isolation_level"] = isolation
+        if read_only:
+            options["postgresql_readonly"] = True
+
+        async def begin(stack: AsyncExitStack) -> AsyncSession:
+            session = await self._open_session(stack)
+            await stack.enter_async_context(session.begin())
+            if options:
+                await session.connection(execution_options=options)
+            return session
+
+        return _Opened(begin)
+
+    async def _open_session(self, stack: AsyncExitStack) -> AsyncSession:
+        engine = await self.engine()
+        stack.push(_translate_pool_timeout)
+        return await stack.enter_async_context(AsyncSession(engine, expire_on_commit=False))
+
+    async def engine(self) -> AsyncEngine:
+        """The engine of the running loop. Do not keep it beyond the loop, nor dispose of it."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._pools:
+            target = await self._target()
+            if loop not in self._pools:  # another task of this loop may have been quicker
+                self._forget_closed_loops()
+                pool = self._pools[loop] = self._open(loop, target)
+                await anext(pool.guard)
+        return self._pools[loop].engine
+
+    async def libpq_url(self) -> str:
+        """The same database as a URL for libpq (psql, pg_dump, ADBC). **Holds the password.**"""
+        return (await self._target()).libpq_url
+
+    async def _target(self) -> Target:
+        if self._url is not None:
+            return translate_url(self._url)
+        settings = get_settings()
+        if settings.database_url is not None:
+            return translate_url(settings.database_url.get_secret_value())
+        if not settings.throwaway:
+            raise ConfigurationError(
+                "DATABASE_URL is not set",
+                hint="set DATABASE_URL=postgresql://user:password@host:5432/database, "
+                "or ENV=dev for an embedded PostgreSQL",
+            )
+        return translate_url(await asyncio.to_thread(embedded.start, settings.atlas_home))
+
+    def _open(self, loop: asyncio.AbstractEventLoop, target: Target) -> _Pool:
+        engine = create_async_engine(
+            "postgresql+asyncpg://", **_engine_options(target, self._engine_options)
+        )
+        guard = self._close_with_loop(loop)
+        pool = _Pool(engine, guard)
+        _translate_errors(engine, target)
+
+        @event.listens_for(engine.sync_engine, "checkin")
+        def close_late_comers(_: Any, record: Any) -> None:
+            if pool.closed:
+                record.close()
+
+        return pool
+
+    async def _close_with_loop(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
+        """Started in the loop, and so closed by its ``shutdown_asyncgens``, or by `close`."""
+        pool = self._pools[loop]
+        try:
+            yield
+        finally:
+            # sessions still open give their connections back to a pool that closes them
+            pool.closed = True
+            await pool.engine.dispose()
+            if self._pools.get(loop) is pool:
+                del self._pools[loop]
+
+    def _forget_closed_loops(self) -> None:
+        # only a loop closed without shutdown_asyncgens leaves its pool behind
+        for loop in [loop for loop in self._pools if loop.is_closed()]:
+            self._pools.pop(loop).engine.sync_engine.dispose(close=False)
+
+
+class _Opened(AbstractAsyncContextManager[AsyncSession]):
+    """A context manager without a generator inside.
+
+    A loop that shuts down closes all generators at once: one that was abandoned with a session open
+    would meet the session's own generator being closed already.
+    """
+
+    def __init__(self, open_: Callable[[AsyncExitStack], Awaitable[AsyncSession]]) -> None:
+        self._open = open_
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> AsyncSession:
+        async with AsyncExitStack() as stack:
+            session = await self._open(stack)
+            self._stack = stack.pop_all()
+        return session
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, traceback)
+
+
+@dataclass(slots=True)
+class _Pool:
+    engine: AsyncEngine
+    guard: AsyncGenerator[None]
+    closed: bool = False
+
+
+def _engine_options(target: Target, overrides: dict[str, Any]) -> dict[str, Any]:
+    settings = get_settings()
+    # only what PgBouncer tracks: it refuses every other start-up parameter
+    server_settings = {"timezone": "UTC"}
+    if not target.has_application_name:
+        server_settings["application_name"] = "atlas"
+    arguments: dict[str, Any] = {**target.asyncpg, "server_settings": server_settings}
+    options: dict[str, Any] = {"hide_parameters": True}
+    if settings.database_pool_mode == "transaction":
+        # the pooler gives each transaction another server connection: nothing may be prepared for
+        # later, and names must not meet
+        arguments |= {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"__atlas_{uuid.uuid4().hex}__",
+        }
+        options["poolclass"] = NullPool
+    elif "poolclass" not in overrides:
+        options |= {
+            "pool_size": settings.database_pool_size,
+            "max_overflow": _OVERFLOW,
+            "pool_pre_ping": True,  # managed services drop idle connections
+        }
+    arguments |= overrides.get("connect_args", {})
+    return {**options, **overrides, "connect_args": arguments}
+
+
+def _translate_pool_timeout(_: object, error: BaseException | None, __: object) -> None:
+    if isinstance(error, PoolTimeout):
+        raise translate(error) or error from error
+
+
+def _translate_errors(engine: AsyncEngine, target: Target) -> None:
+    """Make every error of connecting, of a statement and of a commit one of the tree."""
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect(dialect: Any, _: Any, arguments: Any, options: Any) -> Any:
+        try:
+            return dialect.connect(*arguments, **options)
+        except Exception as error:
+            raise translate(error, where=target.where) or error from error
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def replace(context: ExceptionContext) -> BaseException | None:
+        return translate(
+            context.sqlalchemy_exception or context.original_exception, where=target.where
+        )
