@@ -1,0 +1,246 @@
+"""Google Cloud Storage through gcsfs.
+
+Facts used here: reads after writes, deletes and listings are strongly consistent; an upload shows only
+when it is finished; ``ifGenerationMatch`` makes a write conditional (cloud.google.com/storage/docs).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from atlas.errors import VaultDenied, VaultError, VaultUnavailable, VerificationFailed
+from atlas.types import ObjectInfo
+from atlas.vault.backends.base import FsspecStore, Source, local_copy, taken
+from atlas.vault.layout import check_folder, check_key
+
+#: Seconds without a byte after which a request is given up.
+_SILENCE_SECONDS = 60.0
+#: Bytes of an upload request; a multiple of 256 KiB.
+_CHUNK_BYTES = 8 << 20
+#: Metadata by which a writer knows its own object again.
+_MARK = "atlas-put"
+
+
+class GCSStore(FsspecStore):
+    """Objects of a bucket, under a prefix.
+
+    ``token`` is what gcsfs takes (a path to a key file); None means Google's default credentials.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        token: str | None = None,
+        endpoint: str | None = None,
+    ) -> None:
+        root = "/".join(part for part in (bucket, check_folder(prefix)) if part)
+        super().__init__(f"gs://{root}", f"gs://{root}/")
+        self._bucket, self._root = bucket, f"{root}/"
+        self._token, self._endpoint = token, endpoint
+
+    @cached_property
+    def fs(self) -> Any:
+        """The file system of gcsfs: no listing is cached, every upload is compared by MD5."""
+        import aiohttp
+
+        # the plain JSON interface: the class gcsfs exports opens a gRPC channel beside it
+        from gcsfs.core import GCSFileSystem
+
+        with self._told(""):
+            return GCSFileSystem(
+                token=self._token,
+                endpoint_url=self._endpoint,
+                consistency="md5",
+                use_listings_cache=False,
+                skip_instance_cache=True,
+                requests_timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=_SILENCE_SECONDS, sock_read=_SILENCE_SECONDS
+                ),
+            )
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Size and time as the bucket knows them now, or None."""
+        key = check_key(key)
+        entry = self._entry(key)
+        return None if entry is None else _info(key, entry)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object under the folder, in key order."""
+        prefix = check_folder(prefix)
+        folder = self._root + (f"{prefix}/" if prefix else "")
+        with self._told(prefix):
+            try:
+                found = self.fs.find(folder, detail=True)
+            except FileNotFoundError:
+                self._bucket_exists()
+                return
+        for path, entry in sorted(found.items()):
+            # an object whose name ends in a slash only stands for a folder
+            if path.startswith(folder) and entry["type"] == "file" and not path.endswith("/"):
+                yield _info(path.removeprefix(self._root), entry)
+
+    def put_many(self, items: Sequence[tuple[str, BinaryIO]]) -> None:
+        """Write each object whole, replacing what is there."""
+        for key, source in items:
+            key = check_key(key)
+            with local_copy(source) as path, self._told(key):
+                self._upload(key, path)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; those already gone are no error."""
+        for key in map(check_key, keys):
+            with self._told(key), contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(self._root + key)
+
+    def compare_and_swap(self, key: str, expected: bytes | None, new: bytes) -> bool:
+        """Replace the object only if its content is ``expected``, by its generation."""
+        key = check_key(key)
+        entry = self._entry(key)
+        # the generation is taken before the content: if that changed in between, the write is refused
+        if self.get_bytes(key) != expected:
+            return False
+        mark = uuid.uuid4().hex
+        name = (self._root + key).removeprefix(f"{self._bucket}/")
+        with self._told(key):
+            try:
+                self.fs.call(
+                    "POST",
+                    self.fs.base.replace("/storage/v1/", "/upload/storage/v1/") + "b/{}/o",
+                    self._bucket,
+                    uploadType="multipart",
+                    ifGenerationMatch="0" if entry is None else str(entry["generation"]),
+                    headers={"Content-Type": f'multipart/related; boundary="{mark}"'},
+                    data=_multipart(mark, {"name": name, "metadata": {_MARK: mark}}, new),
+                )
+            except FileNotFoundError as error:
+                raise self._no_bucket() from error
+            except FileExistsError:
+                return self._is_mine(key, mark)
+        return True
+
+    def _create(self, key: str, source: BinaryIO) -> None:
+        mark = uuid.uuid4().hex
+        with local_copy(source) as path, self._told(key):
+            try:
+                self._upload(key, path, mode="create", metadata={_MARK: mark})
+            except FileExistsError:
+                if not self._is_mine(key, mark):
+                    raise taken(key) from None
+
+    def _is_mine(self, key: str, mark: str) -> bool:
+        """Whether a refused write is there all the same: gcsfs repeats a request whose answer was lost,
+        and then meets its own object. Content cannot tell, another writer may have written the same.
+        """
+        entry = self._entry(key)
+        return entry is not None and (entry.get("metadata") or {}).get(_MARK) == mark
+
+    def _upload(self, key: str, path: Path, **options: Any) -> None:
+        # an upload that breaks off leaves nothing: gcsfs gives up the session
+        try:
+            self.fs.put_file(str(path), self._root + key, chunksize=_CHUNK_BYTES, **options)
+        except FileNotFoundError as error:
+            raise self._no_bucket() from error
+
+    def _open(self, key: str) -> Source:
+        entry = self._entry(key)
+        if entry is None:
+            raise FileNotFoundError(key)
+        fetch = partial(self.fs.cat_file, self._root + key, generation=entry["generation"])
+        return Source(int(entry["size"]), lambda start, end: fetch(start=start, end=end))
+
+    def _entry(self, key: str) -> dict[str, Any] | None:
+        """The object's resource: one request, where gcsfs's own ``info`` lists beside it."""
+        name = (self._root + key).removeprefix(f"{self._bucket}/")
+        with self._told(key):
+            try:
+                entry: dict[str, Any] = self.fs.call(
+                    "GET", "b/{}/o/{}", self._bucket, name, json_out=True
+                )
+            except FileNotFoundError:
+                self._bucket_exists()
+                return None
+        return entry
+
+    def _bucket_exists(self) -> None:
+        """A missing bucket is a failure, not a vault without objects."""
+        try:
+            self.fs.call("GET", "b/{}/o", self._bucket, maxResults=1)
+        except FileNotFoundError as error:
+            raise self._no_bucket() from error
+
+    def _no_bucket(self) -> VaultError:
+        return VaultError(
+            f"there is no bucket {self._bucket}", hint="create it, or correct GCS_BUCKET_NAME"
+        )
+
+    @contextlib.contextmanager
+    def _told(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (VaultError, FileExistsError):
+            raise
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise _vault_error(error, key, self._bucket) from error
+
+
+def _info(key: str, entry: dict[str, Any]) -> ObjectInfo:
+    updated = entry.get("updated")
+    return ObjectInfo(key, int(entry["size"]), datetime.fromisoformat(updated) if updated else None)
+
+
+def _multipart(boundary: str, resource: dict[str, Any], content: bytes) -> bytes:
+    """The body of an upload in one request: the object's resource, then its content."""
+    lines = [
+        f"--{boundary}",
+        "Content-Type: application/json; charset=UTF-8",
+        "",
+        json.dumps(resource),
+        f"--{boundary}",
+        "Content-Type: application/octet-stream",
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode() + content + f"\r\n--{boundary}--".encode()
+
+
+def _vault_error(error: Exception, key: str, bucket: str) -> VaultError:
+    """What gcsfs raised, by status and type; its own text is left out, it may quote the request."""
+    import aiohttp
+    import requests
+    from fsspec.exceptions import FSTimeoutError
+    from gcsfs.retry import ChecksumError, HttpError
+    from google.auth.exceptions import GoogleAuthError, TransportError
+
+    path = key or None
+    code = getattr(error, "code", None) if isinstance(error, HttpError) else None
+    status = int(code) if code is not None and str(code).isdigit() else None
+    where = f"gs://{bucket}, {key}" if key else f"gs://{bucket}"
+    if isinstance(error, ChecksumError):
+        return VerificationFailed(f"{where}: stored is not what was sent", path=path)
+    # a plain OSError without a number is how gcsfs tells 403
+    if status in (401, 403) or (type(error) is OSError and error.errno is None):
+        return VaultDenied(f"{where}: the service refused the credentials", path=path)
+    if isinstance(error, GoogleAuthError) and not isinstance(error, TransportError):
+        return VaultDenied(
+            f"{where}: no usable Google credentials",
+            path=path,
+            hint="set GOOGLE_APPLICATION_CREDENTIALS to a readable key file",
+        )
+    unclear = (aiohttp.ClientError, requests.RequestException, TimeoutError, FSTimeoutError)
+    if isinstance(error, (*unclear, TransportError, OSError)):
+        return VaultUnavailable(f"{where}: no answer ({type(error).__name__})", path=path)
+    if status is not None and (status in (408, 429) or status >= 500):
+        return VaultUnavailable(f"{where}: the service answered {status}", path=path)
+    said = f"the service answered {status}" if status else type(error).__name__
+    return VaultError(f"{where}: {said}", path=path)

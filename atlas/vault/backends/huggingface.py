@@ -1,0 +1,288 @@
+"""A dataset repository of the Hugging Face Hub as a store.
+
+Writes are commits with ``parent_commit``: atomic for any number of files, refused when another writer was
+first. fsspec's HfFileSystem makes one commit a file and knows no parent, so that it only reads here, pinned
+to a commit (its listings and those of a branch go stale after another writer's commit).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import structlog
+
+from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
+from atlas.types import ObjectInfo
+from atlas.vault.backends.base import FsspecStore, Source, local_copy, taken
+from atlas.vault.layout import check_folder, check_key
+
+log = structlog.get_logger()
+
+#: Tries of a commit whose parent another writer's commit made stale.
+_ROUNDS = 8
+#: Seconds to wait for the repository's head.
+_TIMEOUT = 30.0
+
+
+class HuggingFaceStore(FsspecStore):
+    """Files of a dataset repository, under a prefix. ``endpoint`` is another Hub than huggingface.co."""
+
+    #: The Hub asks for 50 to 100 files a commit.
+    batch = 50
+
+    def __init__(
+        self,
+        repo_id: str,
+        prefix: str = "",
+        *,
+        token: str | None = None,
+        endpoint: str | None = None,
+    ) -> None:
+        prefix = check_folder(prefix)
+        root = f"hf://datasets/{repo_id}"
+        super().__init__(
+            f"{root}/{prefix}" if prefix else root, f"{root}/{prefix}/".rstrip("/") + "/"
+        )
+        self._repo, self._prefix = repo_id, f"{prefix}/" if prefix else ""
+        # False: never a token that happens to lie on this machine
+        self._token: str | bool = token or False
+        self._endpoint = endpoint
+
+    @cached_property
+    def api(self) -> Any:
+        """The Hub's client."""
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self._endpoint, token=self._token, library_name="pleiades-atlas")
+
+    @cached_property
+    def fs(self) -> Any:
+        """The file system of huggingface_hub, which only reads; its cache is nobody else's."""
+        from huggingface_hub import HfFileSystem
+
+        return HfFileSystem(
+            endpoint=self._endpoint,
+            token=self._token,
+            skip_instance_cache=True,
+            use_listings_cache=False,
+        )
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Size of the file at the repository's head, or None."""
+        key = check_key(key)
+        with self._told(key):
+            found = self._files([key], self._head()).get(key)
+        return None if found is None else ObjectInfo(key, found.size)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every file under the folder at one commit, in key order."""
+        from huggingface_hub import RepoFile
+        from huggingface_hub.errors import EntryNotFoundError
+
+        prefix = check_folder(prefix)
+        with self._told(prefix):
+            head = self._head()
+            try:
+                found = [
+                    ObjectInfo(entry.path.removeprefix(self._prefix), entry.size)
+                    for entry in self.api.list_repo_tree(
+                        self._repo,
+                        (self._prefix + prefix).rstrip("/") or None,
+                        recursive=True,
+                        revision=head,
+                        repo_type="dataset",
+                    )
+                    if isinstance(entry, RepoFile)
+                ]
+            except EntryNotFoundError:
+                return
+        folder = f"{prefix}/" if prefix else ""
+        for info in sorted(found, key=lambda info: info.key):
+            if info.key.startswith(folder) and not info.key.rsplit("/", 1)[-1].startswith("."):
+                yield info
+
+    def put_files(self, items: Sequence[tuple[str, Path]]) -> None:
+        """Create every object in one commit, or none. Raises `ObjectExists` when a key is taken."""
+        files = {check_key(key): path for key, path in items}
+        for path in files.values():
+            path.stat()  # the client's own error for a missing file says less
+        if files:
+            self._commit(f"Add {len(files)} files", files, create=True)
+
+    def put_many(self, items: Sequence[tuple[str, BinaryIO]]) -> None:
+        """Write every object in one commit, replacing what is there."""
+        with ExitStack() as stack:
+            files = {
+                check_key(key): stack.enter_context(local_copy(source)) for key, source in items
+            }
+            if files:
+                self._commit(f"Write {len(files)} files", files)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects in one commit; those already gone are no error."""
+        wanted = [check_key(key) for key in keys]
+        if wanted:
+            self._commit(f"Delete {len(wanted)} files", dict.fromkeys(wanted))
+
+    def compare_and_swap(self, key: str, expected: bytes | None, new: bytes) -> bool:
+        """Replace the object only if its content is ``expected``, by the commit it was read at."""
+        key = check_key(key)
+        with local_copy(io.BytesIO(new)) as path:
+            for _ in range(_ROUNDS):
+                with self._told(key):
+                    head = self._head()
+                    if self._read(key, head) != expected:
+                        return False
+                    if self._commit_on(head, f"Swap {key}", {key: path}):
+                        return True
+        raise self._busy(key)
+
+    def _create(self, key: str, source: BinaryIO) -> None:
+        with local_copy(source) as path:
+            self.put_files([(key, path)])
+
+    def _open(self, key: str) -> Source:
+        head = self._head()
+        if key not in self._files([key], head):
+            raise FileNotFoundError(key)
+        path = f"datasets/{self._repo}@{head}/{self._prefix}{key}"
+        return Source.of_file(self.fs.open(path, "rb", cache_type="none"))
+
+    def _read(self, key: str, head: str) -> bytes | None:
+        if key not in self._files([key], head):
+            return None
+        path = f"datasets/{self._repo}@{head}/{self._prefix}{key}"
+        with self.fs.open(path, "rb", cache_type="none") as file:
+            data: bytes = file.read()
+        return data
+
+    def _head(self) -> str:
+        info = self.api.repo_info(self._repo, repo_type="dataset", timeout=_TIMEOUT)
+        return str(info.sha)
+
+    def _files(self, keys: Iterable[str], head: str) -> dict[str, Any]:
+        """The Hub's record of each key that is a file at this commit."""
+        from huggingface_hub import RepoFile
+
+        paths = [self._prefix + key for key in keys]
+        found = self.api.get_paths_info(self._repo, paths, revision=head, repo_type="dataset")
+        return {
+            entry.path.removeprefix(self._prefix): entry
+            for entry in found
+            if isinstance(entry, RepoFile)
+        }
+
+    def _commit(self, message: str, files: dict[str, Any], *, create: bool = False) -> None:
+        """Commit on the head as it is, again on the next one while other writers are first.
+
+        A None for a path deletes the key, if it is there.
+        """
+        name = next(iter(files))
+        for _ in range(_ROUNDS):
+            with self._told(name):
+                head = self._head()
+                there = self._files(files, head)
+                if create and there:
+                    raise taken(next(iter(there)))
+                todo = {key: path for key, path in files.items() if path or key in there}
+                if not todo or self._commit_on(head, message, todo):
+                    return
+        raise self._busy(name)
+
+    def _commit_on(self, head: str, message: str, files: dict[str, Any]) -> bool:
+        """One commit. False: ``head`` is no longer the head. A lost answer is settled by looking."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub.errors import HfHubHTTPError
+
+        operations = [
+            (
+                CommitOperationDelete(self._prefix + key)
+                if path is None
+                else CommitOperationAdd(self._prefix + key, str(path))
+            )
+            for key, path in files.items()
+        ]
+        try:
+            self.api.create_commit(
+                self._repo,
+                operations,
+                commit_message=message,
+                commit_description=f"atlas-put {mark}",
+                repo_type="dataset",
+                parent_commit=head,
+            )
+        except Exception as error:
+            status = _status(error)
+            if status in (409, 412):
+                return False
+            if isinstance(error, HfHubHTTPError) and status is not None and status < 500:
+                raise
+            log.warning("commit_answer_lost", repo=self._repo, error=type(error).__name__)
+            if self._head() == head or not self._has_commit(mark):
+                raise
+        return True
+
+    def _has_commit(self, mark: str) -> bool:
+        """Whether our commit is in the history. Files cannot tell: another writer's may be the same."""
+        commits = self.api.list_repo_commits(self._repo, repo_type="dataset")
+        return any(mark in f"{commit.title} {commit.message}" for commit in commits)
+
+    def _busy(self, key: str) -> VaultUnavailable:
+        return VaultUnavailable(f"{self._repo}: other writers were first {_ROUNDS} times", path=key)
+
+    @contextlib.contextmanager
+    def _told(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (VaultError, FileNotFoundError) as error:
+            if isinstance(error, VaultError) or _status(error) is None:
+                raise
+            _raise(error, key, self._repo)
+        except Exception as error:
+            _raise(error, key, self._repo)
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status of an error or of what caused it (a failed upload is a bare RuntimeError)."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code)
+        error = error.__cause__
+    return None
+
+
+def _raise(error: Exception, key: str, repo: str) -> NoReturn:
+    """What the client raised, by status and type; its own text is left out, it may quote the request."""
+    import httpx2
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    path, where = key or None, f"dataset {repo}, {key}" if key else f"dataset {repo}"
+    status = _status(error)
+    if isinstance(error, RepositoryNotFoundError):
+        # the Hub answers alike for a repository that is missing and one that the token may not see
+        raise VaultDenied(
+            f"{where}: no such repository for this token",
+            path=path,
+            hint="create the dataset, correct HF_REPO_ID, or give HF_TOKEN access to it",
+        ) from error
+    if status in (401, 403):
+        hint = "HF_TOKEN needs write access to the dataset"
+        raise VaultDenied(f"{where}: the Hub refused the token", path=path, hint=hint) from error
+    if status in (402, 413, 507):
+        raise VaultFull(f"{where}: the Hub answered {status}", path=path) from error
+    if status is not None and (status in (408, 409, 412, 429) or status >= 500):
+        raise VaultUnavailable(f"{where}: the Hub answered {status}", path=path) from error
+    if status is None and isinstance(error, httpx2.HTTPError | OSError | RuntimeError):
+        name = type(error).__name__
+        raise VaultUnavailable(f"{where}: no answer ({name})", path=path) from error
+    hint_ = "a repository id is owner/name" if isinstance(error, HFValidationError) else None
+    said = f"the Hub answered {status}" if status else type(error).__name__
+    raise VaultError(f"{where}: {said}", path=path, hint=hint_) from error

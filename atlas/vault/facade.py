@@ -1,0 +1,285 @@
+"""The vault as agents use it: documents, metrics, listings."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import operator
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atlas.config import get_settings
+from atlas.errors import CorruptObject, InvalidInput
+from atlas.types import ObjectStore, check_id
+from atlas.vault import files
+from atlas.vault.backends.base import COPY_BYTES
+from atlas.vault.layout import (
+    RESERVED,
+    as_date,
+    check_folder,
+    check_key,
+    flat_transcript_key,
+    metadata_key,
+    path_in_uri,
+    transcript_key,
+    visuals_key,
+)
+from atlas.vault.metrics import metrics_files
+from atlas.vault.parquet import VISUALS_SCHEMA, open_writer
+from atlas.vault.spool import Pending, Spool, deliver_or_keep
+
+Data = bytes | bytearray | memoryview | BinaryIO
+
+
+class Vault:
+    """Documents and tables in one store. Synchronous; every method may be called from any thread, and
+    again: the same call twice leaves what one leaves.
+
+    Paths are relative keys such as ``notes/a.json``; others raise `InvalidInput`. A missing object is
+    None; whatever fails raises `VaultError` (`VaultUnavailable` where trying again may help).
+
+    ``home`` is where rows wait that the store has not taken yet (default: ATLAS_HOME).
+    """
+
+    def __init__(self, store: ObjectStore, home: Path | None = None) -> None:
+        self.store = store
+        self._home = home
+        self._spools: dict[str, Spool] = {}
+        self._spools_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.identity})"
+
+    @property
+    def identity(self) -> str:
+        """Stable name of this vault, without secrets; rows of the ledger carry it."""
+        return self.store.identity
+
+    def store_json(self, path: str, data: Any) -> str:
+        """Write ``data`` as UTF-8 JSON, replacing what is there; gives its URI.
+
+        The same data gives the same bytes. Raises `InvalidInput` for what JSON has no form for, NaN
+        included.
+        """
+        return self._write(self._document_key(path), io.BytesIO(_encode(data, path)))
+
+    def fetch_json(self, path: str) -> Any:
+        """The decoded document, or None if there is none. Raises `CorruptObject` if it is not JSON."""
+        return self._fetch_json(self._key(path))
+
+    def store_binary(self, path: str, data: Data) -> str:
+        """Write bytes, or what an open binary file gives from its position on; gives the URI."""
+        key = self._document_key(path)
+        with _reader(data, path) as source:
+            return self._write(key, source)
+
+    def fetch_binary(self, path: str) -> io.BytesIO | None:
+        """The object at a path, or at a URI of this vault, whole; None if there is none."""
+        data = self.store.get_bytes(self._key(path))
+        return None if data is None else io.BytesIO(data)
+
+    def list_files(self, prefix: str = "") -> list[str]:
+        """Keys of every object under a folder, in order."""
+        return [info.key for info in self.store.list(check_folder(prefix))]
+
+    def store_metadata(
+        self, video_id: str, data: Any, date: date | datetime | str | None = None
+    ) -> str:
+        """Write a video's metadata of a UTC day (default: today); gives the URI."""
+        key = metadata_key(video_id, as_date(date))
+        return self._write(key, io.BytesIO(_encode(data, key)))
+
+    def fetch_metadata(self, video_id: str, date: date | datetime | str | None = None) -> Any:
+        """A video's metadata of a UTC day (default: today), or None."""
+        return self._fetch_json(metadata_key(video_id, as_date(date)))
+
+    def store_transcript(self, video_id: str, data: Any) -> str:
+        """Write a video's transcript; gives the URI."""
+        key = transcript_key(video_id)
+        return self._write(key, io.BytesIO(_encode(data, key)))
+
+    def fetch_transcript(self, video_id: str) -> Any:
+        """A video's transcript, or None; ones that lie in no folder are found too."""
+        for key in (transcript_key(video_id), flat_transcript_key(video_id)):
+            raw = self.store.get_bytes(key)
+            if raw is not None:
+                return _decode(raw, key)
+        return None
+
+    def store_visual_evidence(self, video_id: str, frames: Iterable[tuple[int, bytes]]) -> str:
+        """Write a video's frames, ``(frame_index, image bytes)``, as one Parquet file; gives the URI."""
+        key = visuals_key(video_id)
+        table = _frames_table(video_id, frames)
+        target = io.BytesIO()
+        with open_writer(target, VISUALS_SCHEMA, {"atlas.format": "1"}) as writer:
+            writer.write_table(table)
+        return self._write(key, io.BytesIO(target.getvalue()))
+
+    def fetch_visual_evidence(self, video_id: str) -> list[tuple[int, bytes]] | None:
+        """A video's frames in order of frame index, or None."""
+        key = visuals_key(video_id)
+        raw = self.store.get_bytes(key)
+        if raw is None:
+            return None
+        try:
+            table = pq.read_table(pa.BufferReader(raw), columns=["frame_index", "image"])
+            columns = (table[name].to_pylist() for name in ("frame_index", "image"))
+            return list(zip(*columns, strict=True))
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise CorruptObject(f"{key} cannot be read as frames", path=key) from error
+
+    def append_metrics(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        date: date | datetime | str | None = None,
+        hour: int | None = None,
+    ) -> int:
+        """Add samples under ``metrics/``, without reading what is there; gives how many files are new.
+
+        A row is a mapping of video_id and, where known, timestamp, views, likes, comment_count (or
+        comments) and published_at. Counters are whole numbers or their digits; times are datetimes or ISO
+        8601 text, UTC where they name no zone. The folder comes from the row's timestamp; ``date`` and
+        ``hour``, each on its own, replace that part of it. A row without a timestamp is of the ``date``
+        and ``hour`` given; without ``hour`` it has the time of day of now, without ``date`` today's date.
+
+        When it returns, the rows are in the store, or, if that does not answer, on this machine's disk,
+        from where `flush` or a later call delivers them (`pending` tells what waits). A repeat on one host
+        within a week adds nothing. Raises `InvalidInput` naming row and field, and nothing is
+        written; `VaultFull`, `VaultDenied` or `VaultError` where rows can be kept on no disk, or where
+        the store needs a hand (a note then says that the rows are safe).
+        """
+        new = metrics_files(rows, date, hour)
+        if not new:
+            return 0
+        spool = self._spool()
+        added = spool.add(new)
+        deliver_or_keep(spool, self.store)
+        return added
+
+    def store_batch(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> list[str]:
+        """Write many files, replacing what is there; one commit on Hugging Face. Gives their URIs.
+
+        An item is a path and bytes, an open binary file, or data for JSON.
+        """
+        pairs = items.items() if isinstance(items, Mapping) else items
+        with contextlib.ExitStack() as stack:
+            # a repeated path: the last one counts
+            sources: dict[str, BinaryIO] = {}
+            for path, data in pairs:
+                key = self._document_key(path)
+                if not (isinstance(data, bytes | bytearray | memoryview) or hasattr(data, "read")):
+                    data = _encode(data, path)
+                sources[key] = stack.enter_context(_reader(data, path))
+            if sources:
+                self.store.put_many(list(sources.items()))
+        return [self.store.uri(key) for key in sources]
+
+    def flush(self) -> int:
+        """Deliver every row that waits on this machine; gives the number of files. Raises `VaultError`."""
+        return self._spool().deliver(self.store)
+
+    def pending(self) -> Pending:
+        """What waits on this machine for the store: count, bytes, and the oldest's time or None."""
+        return self._spool().pending()
+
+    def _spool(self) -> Spool:
+        home, identity = self._home or get_settings().atlas_home, self.identity
+        with self._spools_lock:
+            return self._spools.setdefault(f"{home}\0{identity}", Spool(home, identity))
+
+    def _key(self, path: str) -> str:
+        if isinstance(path, str) and ("://" in path or path.startswith("file:")):
+            path = path_in_uri(path, self.store.uri("x").removesuffix("x"))
+        return check_key(path)
+
+    def _document_key(self, path: str) -> str:
+        key = self._key(path)
+        if key.split("/", 1)[0] == RESERVED:
+            hint = f"{RESERVED}/ is for Atlas's own bookkeeping; choose another folder"
+            raise InvalidInput(f"{path!r:.200} is reserved", field="path", value=path, hint=hint)
+        return key
+
+    def _write(self, key: str, source: BinaryIO) -> str:
+        self.store.put_many([(key, source)])
+        return self.store.uri(key)
+
+    def _fetch_json(self, key: str) -> Any:
+        raw = self.store.get_bytes(key)
+        return None if raw is None else _decode(raw, key)
+
+
+def _encode(data: Any, path: object) -> bytes:
+    try:
+        text = json.dumps(
+            data, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+        )
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"data for {path!r:.200} has no form in JSON: {error}", field="data", value=data
+        ) from error
+
+
+def _decode(raw: bytes, key: str) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise CorruptObject(f"{key} is not JSON", path=key) from error
+
+
+@contextlib.contextmanager
+def _reader(data: object, path: object) -> Iterator[BinaryIO]:
+    if isinstance(data, bytes | bytearray | memoryview):
+        yield io.BytesIO(data)
+        return
+    # copied first, so that a text file or a closed one is told before anything is written
+    with (
+        files.told_as_vault_error("a temporary file"),
+        tempfile.SpooledTemporaryFile(COPY_BYTES) as copy,
+    ):
+        try:
+            shutil.copyfileobj(cast(BinaryIO, data), copy, COPY_BYTES)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidInput(
+                f"data for {path!r:.200} is neither bytes nor an open binary file",
+                field="data",
+                value=data,
+            ) from error
+        copy.seek(0)
+        yield cast(BinaryIO, copy)
+
+
+def _frames_table(video_id: str, frames: Iterable[tuple[int, bytes]]) -> pa.Table:
+    images: dict[int, bytes] = {}
+    for row, frame in enumerate(frames):
+        try:
+            index, image = frame
+            index, image = operator.index(index), bytes(memoryview(image))
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"frame {row} is not a pair of frame index and bytes", row=row, field="frames"
+            ) from error
+        if not 0 <= index < 2**63 or index in images:
+            why = "is negative or too large" if index not in images else "comes twice"
+            raise InvalidInput(
+                f"frame_index in row {row} {why}", row=row, field="frame_index", value=index
+            )
+        images[index] = image
+    ordered = sorted(images.items())
+    return pa.table(
+        [
+            [check_id(video_id)] * len(ordered),
+            [index for index, _ in ordered],
+            [image for _, image in ordered],
+        ],
+        schema=VISUALS_SCHEMA,
+    )

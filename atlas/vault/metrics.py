@@ -1,0 +1,203 @@
+"""From the rows that agents append to sorted tables, one for each hour's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import numbers
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from atlas.errors import InvalidInput
+from atlas.types import check_id
+from atlas.vault.layout import as_date, metrics_folder
+from atlas.vault.parquet import METRICS_SCHEMA, ROW_GROUP_ROWS, open_writer
+
+__all__ = ["MetricsFile", "metrics_files"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+#: How far ahead of this machine's clock a sample may lie.
+_AHEAD = timedelta(days=1)
+_MAX_COUNTER = 2**63 - 1
+
+#: (views, likes, comment_count, published_at)
+Values = tuple[int | None, int | None, int | None, datetime | None]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsFile:
+    """The samples of one folder. ``name`` depends on the rows alone, so that a repeat is the same object:
+    ``<first>-<last>-<digest>.parquet``, first and last row timestamp in microseconds since 1970."""
+
+    day: date
+    hour: int
+    name: str
+    table: pa.Table
+
+    @property
+    def key(self) -> str:
+        """Where the file lies in a vault."""
+        return f"{metrics_folder(self.day, self.hour)}/{self.name}"
+
+    def write(self, target: BinaryIO) -> None:
+        """Write the Parquet file."""
+        metadata = {
+            "atlas.format": "1",
+            "atlas.dataset": "metrics",
+            "atlas.rows": str(len(self.table)),
+        }
+        with open_writer(target, METRICS_SCHEMA, metadata) as writer:
+            writer.write_table(self.table, row_group_size=ROW_GROUP_ROWS)
+
+
+def metrics_files(
+    rows: Iterable[Mapping[str, Any]],
+    day: date | datetime | str | None = None,
+    hour: int | None = None,
+    *,
+    now: datetime | None = None,
+) -> list[MetricsFile]:
+    """The files for these rows, or `InvalidInput` naming row and field; see `Vault.append_metrics`."""
+    now = now or datetime.now(UTC)
+    given_day = None if day is None else as_date(day)
+    given_hour = None if hour is None else _hour(hour)
+    untimed = _untimed(given_day, given_hour, now)
+    # the last of a repeated sample counts
+    folders: dict[tuple[date, int], dict[tuple[str, datetime], Values]] = {}
+    for number, row in enumerate(rows):
+        video_id, moment, values = _parse(row, number, untimed, now + _AHEAD)
+        folder = (
+            moment.date() if given_day is None else given_day,
+            moment.hour if given_hour is None else given_hour,
+        )
+        folders.setdefault(folder, {})[video_id, moment] = values
+    seq = _next_seq() if folders else 0
+    return [_file(*folder, samples, seq) for folder, samples in sorted(folders.items())]
+
+
+def _untimed(day: date | None, hour: int | None, now: datetime) -> datetime:
+    """The time of a row that has none: the date and hour given, else now."""
+    moment = now.astimezone(UTC)
+    if day is not None:
+        moment = moment.replace(year=day.year, month=day.month, day=day.day)
+    if hour is not None:
+        moment = moment.replace(hour=hour, minute=0, second=0, microsecond=0)
+    return moment
+
+
+def _file(
+    day: date, hour: int, samples: dict[tuple[str, datetime], Values], seq: int
+) -> MetricsFile:
+    ordered = sorted(samples.items())
+    digest = hashlib.blake2b(digest_size=16)
+    for (video_id, moment), values in ordered:
+        microseconds = (moment - _EPOCH) // _MICROSECOND
+        published = None if values[3] is None else (values[3] - _EPOCH) // _MICROSECOND
+        digest.update(repr((video_id, microseconds, *values[:3], published)).encode())
+    columns: list[list[Any]] = [
+        [video_id for (video_id, _), _ in ordered],
+        [moment for (_, moment), _ in ordered],
+        *([values[at] for _, values in ordered] for at in range(3)),
+        [seq] * len(ordered),
+        [values[3] for _, values in ordered],
+    ]
+    table = pa.table(columns, schema=METRICS_SCHEMA)
+    first, last = (
+        (moment - _EPOCH) // _MICROSECOND for moment in (min(columns[1]), max(columns[1]))
+    )
+    return MetricsFile(day, hour, f"{first}-{last}-{digest.hexdigest()}.parquet", table)
+
+
+def _parse(
+    row: Mapping[str, Any], number: int, untimed: datetime, latest: datetime
+) -> tuple[str, datetime, Values]:
+    if not isinstance(row, Mapping):
+        raise _invalid(row, "row", number, "give a mapping with a video_id")
+    video_id = check_id(row.get("video_id"), row=number)
+    moment = _moment(row.get("timestamp"), "timestamp", number) or untimed
+    if not _EPOCH <= moment <= latest:
+        hint = "samples lie between 1970 and a day ahead of this machine's clock"
+        raise _invalid(moment.isoformat(), "timestamp", number, hint)
+    comments = "comment_count" if row.get("comment_count") is not None else "comments"
+    values = (
+        _counter(row.get("views"), "views", number),
+        _counter(row.get("likes"), "likes", number),
+        _counter(row.get(comments), comments, number),
+        _moment(row.get("published_at"), "published_at", number),
+    )
+    return video_id, moment, values
+
+
+def _counter(value: object, field: str, row: int) -> int | None:
+    """A counter from a whole number or its decimal digits; None is not known."""
+    if value is None:
+        return None
+    number: int | None = None
+    if isinstance(value, str):
+        if value.isascii() and value.strip().isdecimal() and len(value) < 40:
+            number = int(value)
+    elif isinstance(value, bool):
+        pass  # an int to Python, but no counter
+    elif isinstance(value, numbers.Integral):  # numpy's too
+        number = int(value)
+    elif isinstance(value, numbers.Real) and float(value).is_integer():
+        number = int(float(value))
+    if number is None or not 0 <= number <= _MAX_COUNTER:
+        raise _invalid(value, field, row, "counters are whole numbers from 0 to 2^63 - 1")
+    return number
+
+
+def _moment(value: object, field: str, row: int) -> datetime | None:
+    """A UTC time from a datetime or ISO 8601 text; without a zone it is UTC."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise _invalid(value, field, row, "write times as 2026-01-15T12:00:00Z") from None
+    # pandas' NaT is a datetime too, one that has no year
+    if not isinstance(value, datetime) or not isinstance(value.year, int):
+        raise _invalid(value, field, row, "give a datetime or ISO 8601 text")
+    try:
+        moment = value.replace(tzinfo=UTC) if value.utcoffset() is None else value.astimezone(UTC)
+    except OverflowError:
+        raise _invalid(value, field, row, "this is outside the calendar in UTC") from None
+    # plain and in microseconds, also where a subclass counts nanoseconds
+    return datetime.combine(moment.date(), moment.time(), UTC)
+
+
+def _hour(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 23:
+        return value
+    raise InvalidInput(
+        f"hour cannot be taken: {value!r:.80}", field="hour", value=value, hint="0 to 23, UTC"
+    )
+
+
+def _invalid(value: object, field: str, row: int, hint: str) -> InvalidInput:
+    return InvalidInput(
+        f"{field} in row {row} cannot be taken: {value!r:.80}",
+        row=row,
+        field=field,
+        value=value,
+        hint=hint,
+    )
+
+
+_seq_lock = threading.Lock()
+_last_seq = 0
+
+
+def _next_seq() -> int:
+    """Microseconds since 1970, always higher than the one before: a later append wins."""
+    global _last_seq
+    with _seq_lock:
+        _last_seq = max(_last_seq + 1, time.time_ns() // 1000)
+        return _last_seq

@@ -1,0 +1,148 @@
+"""The vault of each provider, and the one that the settings name."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import uuid
+import weakref
+from pathlib import Path
+
+from atlas.config import Settings, get_settings
+from atlas.errors import ConfigurationError
+from atlas.types import ObjectStore
+from atlas.vault.backends.gcs import GCSStore
+from atlas.vault.backends.huggingface import HuggingFaceStore
+from atlas.vault.backends.local import LocalStore
+from atlas.vault.backends.memory import MemoryStore
+from atlas.vault.facade import Vault
+from atlas.vault.layout import check_folder
+from atlas.vault.spool import Spool
+
+
+class HuggingFaceVault(Vault):
+    """A dataset repository of the Hugging Face Hub; what is left out comes from the settings."""
+
+    def __init__(
+        self,
+        repo_id: str | None = None,
+        token: str | None = None,
+        prefix: str | None = None,
+        *,
+        endpoint: str | None = None,
+        home: Path | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        settings = settings or get_settings()
+        if token is None and settings.hf_token is not None:
+            token = settings.hf_token.get_secret_value()
+        prefix = settings.vault_prefix if prefix is None else prefix
+        repo_id = repo_id or settings.hf_repo_id
+        if not repo_id:
+            raise ConfigurationError("no repository is named", hint="set HF_REPO_ID")
+        store = HuggingFaceStore(repo_id, prefix, token=token, endpoint=endpoint)
+        super().__init__(store, home or settings.atlas_home)
+
+
+class GCSVault(Vault):
+    """A bucket of Google Cloud Storage; what is left out comes from the settings.
+
+    ``credentials`` is the path of a key file; without one Google's default credentials are used.
+    """
+
+    def __init__(
+        self,
+        bucket_name: str | None = None,
+        credentials: str | Path | None = None,
+        prefix: str | None = None,
+        *,
+        endpoint: str | None = None,
+        home: Path | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        settings = settings or get_settings()
+        credentials = credentials or settings.google_application_credentials
+        prefix = settings.vault_prefix if prefix is None else prefix
+        bucket_name = bucket_name or settings.gcs_bucket_name
+        if not bucket_name:
+            raise ConfigurationError("no bucket is named", hint="set GCS_BUCKET_NAME")
+        token = None if credentials is None else str(credentials)
+        super().__init__(
+            GCSStore(bucket_name, prefix, token=token, endpoint=endpoint),
+            home or settings.atlas_home,
+        )
+
+
+class LocalVault(Vault):
+    """A folder of this machine; the default is ``ATLAS_HOME/vault``."""
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        home: Path | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        if path is None:
+            settings = settings or get_settings()
+            home = home or settings.atlas_home
+            path = settings.atlas_home / "vault" / check_folder(settings.vault_prefix)
+        super().__init__(LocalStore(path), home)
+
+
+class MemoryVault(Vault):
+    """Objects that live as long as the process; vaults of one name share them.
+
+    What waits and what is remembered of it lives as long, in a temporary folder.
+    """
+
+    def __init__(self, name: str | None = None, prefix: str = "") -> None:
+        home = Path(tempfile.mkdtemp(prefix="atlas-memory-"))
+        super().__init__(MemoryStore(name or f"vault-{uuid.uuid4().hex}", prefix), home)
+        weakref.finalize(self, shutil.rmtree, home, ignore_errors=True)
+
+
+def vault_of(settings: Settings) -> Vault:
+    """The vault that the settings name. Raises `ConfigurationError`."""
+    match settings.vault:
+        case "huggingface":
+            return HuggingFaceVault(settings=settings)
+        case "gcs":
+            return GCSVault(settings=settings)
+        case "local":
+            return LocalVault(settings=settings)
+        case "memory":
+            return MemoryVault("atlas", settings.vault_prefix)
+
+
+class DefaultVault(Vault):
+    """The vault of the current settings, which are read at its first use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._settings: Settings | None = None
+        self._vault: Vault | None = None
+
+    def __repr__(self) -> str:
+        return "<the default vault>"  # a repr reads no settings
+
+    @property
+    def store(self) -> ObjectStore:
+        """The storage of the vault that the settings name."""
+        return self._current().store
+
+    @store.setter
+    def store(self, store: ObjectStore) -> None:
+        self._current().store = store
+
+    def _spool(self) -> Spool:
+        return self._current()._spool()
+
+    def _current(self) -> Vault:
+        settings = get_settings()
+        with self._lock:
+            # settings that were reset are another object
+            if self._vault is None or self._settings is not settings:
+                self._vault, self._settings = vault_of(settings), settings
+            return self._vault

@@ -1,0 +1,499 @@
+"""What every vault promises, whatever holds its objects."""
+
+from __future__ import annotations
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from atlas.errors import CorruptObject, InvalidInput, ObjectExists, VaultError
+from atlas.types import ObjectStore
+from atlas.vault import LocalVault, MemoryVault, Vault
+from atlas.vault.parquet import METRICS_SCHEMA, STATS_SCHEMA
+
+NAMES = [
+    "a.txt",
+    "deep/er/and deeper.bin",
+    "ü/日本 語.json",
+    "q?*#%41[x]&=+.txt",
+    "_under/score",
+    "x" * 200,
+]
+
+
+def row(video_id: str = "V1", minute: int = 0, **values: object) -> dict[str, object]:
+    moment = datetime(2026, 1, 15, 10, minute, tzinfo=UTC)
+    return {"video_id": video_id, "timestamp": moment, "views": 1, "likes": 2, **values}
+
+
+def metrics_tables(vault: Vault) -> pa.Table:
+    tables = [
+        pq.read_table(found)
+        for key in vault.list_files("metrics")
+        if (found := vault.fetch_binary(key)) is not None
+    ]
+    return pa.concat_tables(tables) if tables else METRICS_SCHEMA.empty_table()
+
+
+def test_the_store_is_what_the_archive_asks_for(vault: Vault) -> None:
+    assert isinstance(vault.store, ObjectStore)
+    assert vault.identity == vault.store.identity
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_stored_comes_back_by_path_and_by_uri(vault: Vault, name: str) -> None:
+    content = name.encode() * 3
+    uri = vault.store_binary(name, content)
+    assert uri == vault.store.uri(name)
+    for address in (name, uri):
+        found = vault.fetch_binary(address)
+        assert found is not None
+        assert found.read() == content
+    info = vault.store.stat(name)
+    assert info is not None
+    assert (info.key, info.size) == (name, len(content))
+    assert info.modified_at is not None
+    assert abs(info.modified_at - datetime.now(UTC)) < timedelta(minutes=5)
+    assert vault.list_files() == [name]
+
+
+def test_an_empty_object_is_not_a_missing_one(vault: Vault) -> None:
+    vault.store_binary("empty", b"")
+    found = vault.fetch_binary("empty")
+    assert found is not None
+    assert found.read() == b""
+    reader = vault.store.open("empty")
+    assert reader is not None
+    with reader:
+        assert reader.read() == b""
+
+
+def test_what_is_missing_is_none_from_every_fetch(vault: Vault) -> None:
+    vault.store_binary("folder/there", b"x")
+    for path in ("absent", "folder", "folder/there/below", "folder/ther"):
+        assert vault.fetch_binary(path) is None
+        assert vault.fetch_json(path) is None
+        assert vault.store.open(path) is None
+        assert vault.store.stat(path) is None
+    assert vault.fetch_metadata("V1", "2026-01-15") is None
+    assert vault.fetch_transcript("V1") is None
+    assert vault.fetch_visual_evidence("V1") is None
+    assert vault.list_files("absent") == vault.list_files("folder/there") == []
+    vault.store.delete(["absent", "folder/there/below"])
+
+
+def test_content_that_cannot_be_decoded_is_an_error_not_a_gap(vault: Vault) -> None:
+    for path in ("bad.json", "transcripts/V1/V1.json", "visuals/V1/V1.parquet"):
+        vault.store_binary(path, b'{"half": "\xff')
+    for fetch in (
+        lambda: vault.fetch_json("bad.json"),
+        lambda: vault.fetch_transcript("V1"),
+        lambda: vault.fetch_visual_evidence("V1"),
+    ):
+        with pytest.raises(CorruptObject):
+            fetch()
+
+
+def test_json_is_unicode_and_the_same_data_gives_the_same_bytes(vault: Vault) -> None:
+    data = {"ü": ["日本", None, True, 1.5, {"b": 1, "a": 2}], "a": ""}
+    vault.store_json("one.json", data)
+    vault.store_json("two.json", dict(reversed(data.items())))
+    assert vault.fetch_json("one.json") == data
+    assert vault.store.get_bytes("one.json") == vault.store.get_bytes("two.json")
+    assert "日本".encode() in (vault.store.get_bytes("one.json") or b"")
+    vault.store_json("one.json", None)
+    assert vault.store.get_bytes("one.json") == b"null"
+
+
+@pytest.mark.parametrize(
+    "data", [{"x": float("nan")}, {1, 2}, b"bytes", datetime(2026, 1, 1), "\ud800", {"k": object()}]
+)
+def test_what_json_has_no_form_for_is_refused_and_nothing_is_written(
+    vault: Vault, data: object
+) -> None:
+    with pytest.raises(InvalidInput):
+        vault.store_json("x.json", data)
+    assert vault.list_files() == []
+
+
+def test_a_file_object_is_stored_from_its_position(vault: Vault, tmp_path: Path) -> None:
+    path = tmp_path / "source"
+    path.write_bytes(b"0123456789")
+    with path.open("rb") as source:
+        source.seek(4)
+        vault.store_binary("from-file", source)
+    assert vault.store.get_bytes("from-file") == b"456789"
+    with path.open() as text, pytest.raises(InvalidInput):
+        vault.store_binary("text", text)  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(InvalidInput):
+        vault.store_binary("text", source)  # closed
+    with pytest.raises(InvalidInput):
+        vault.store_binary("text", "text")  # type: ignore[arg-type]  # wrong on purpose
+    assert vault.list_files() == ["from-file"]
+
+
+def test_a_listing_has_only_what_lies_in_the_folder_in_order_of_keys(vault: Vault) -> None:
+    keys = ["a/b/1", "a/b.x", "a/b-/1", "a/b0", "ab/1", "a2", "_hidden/1", "a/ü"]
+    for key in keys:
+        vault.store_binary(key, b"x")
+    assert vault.list_files() == sorted(keys)
+    assert (
+        vault.list_files("a") == vault.list_files("a/") == sorted(k for k in keys if k[:2] == "a/")
+    )
+    assert vault.list_files("a/b") == ["a/b/1"]
+
+
+def test_metadata_is_filed_by_utc_date(vault: Vault) -> None:
+    late = datetime(2026, 1, 15, 23, 30, tzinfo=timezone(timedelta(hours=-2)))
+    vault.store_metadata("V_1-x", {"n": 1}, date="2026-01-15")
+    vault.store_metadata("V_1-x", {"n": 2}, date=late)
+    vault.store_metadata("V_1-x", {"n": 3}, date=date(2026, 1, 17))
+    assert vault.list_files("metadata") == [
+        f"metadata/2026-01-{day}/V_1-x.json" for day in (15, 16, 17)
+    ]
+    assert vault.fetch_metadata("V_1-x", date(2026, 1, 15)) == {"n": 1}
+    assert vault.fetch_metadata("V_1-x", "2026-01-16") == {"n": 2}
+    uri = vault.store_metadata("V2", {})
+    today = datetime.now(UTC).date()
+    assert uri in {
+        vault.store.uri(f"metadata/{day}/V2.json") for day in (today, today - timedelta(1))
+    }
+    with pytest.raises(InvalidInput):
+        vault.store_metadata("V2", {}, date="yesterday")
+
+
+def test_a_transcript_is_found_in_its_folder_and_at_its_old_flat_path(vault: Vault) -> None:
+    vault.store_json("transcripts/dQw4w9WgXcQ.json", ["old"])
+    assert vault.fetch_transcript("dQw4w9WgXcQ") == ["old"]
+    vault.store_transcript("dQw4w9WgXcQ", ["new"])
+    assert vault.fetch_transcript("dQw4w9WgXcQ") == ["new"]
+    assert vault.fetch_json("transcripts/dQ/dQw4w9WgXcQ.json") == ["new"]
+
+
+def test_frames_come_back_in_order_and_lie_where_the_contract_says(vault: Vault) -> None:
+    frames = [(30, b"\xff\xd8three"), (0, b""), (10, bytes(range(256)))]
+    vault.store_visual_evidence("V1", frames)
+    assert vault.fetch_visual_evidence("V1") == sorted(frames)
+    raw = vault.fetch_binary("visuals/V1/V1.parquet")
+    assert raw is not None
+    table = pq.read_table(raw)
+    assert table.column_names == ["video_id", "frame_index", "image"]
+    assert set(table["video_id"].to_pylist()) == {"V1"}
+    for wrong in ([(1, b"a"), (1, b"b")], [(-1, b"")], [("x", b"")], [(1, "text")], [7]):
+        with pytest.raises(InvalidInput):
+            vault.store_visual_evidence("V1", wrong)  # type: ignore[arg-type]  # wrong on purpose
+    assert vault.fetch_visual_evidence("V1") == sorted(frames)
+
+
+def test_a_batch_takes_bytes_files_and_data_for_json(vault: Vault) -> None:
+    uris = vault.store_batch(
+        [("b/raw", b"1"), ("b/file", io.BytesIO(b"2")), ("b/j.json", {"n": 3})]
+    )
+    assert uris == [vault.store.uri(key) for key in ("b/raw", "b/file", "b/j.json")]
+    assert [vault.store.get_bytes(key) for key in ("b/raw", "b/file", "b/j.json")] == [
+        b"1",
+        b"2",
+        b'{"n":3}',
+    ]
+    assert vault.store_batch({"b/raw": b"replaced"}) == uris[:1]
+    assert vault.store.get_bytes("b/raw") == b"replaced"
+    assert vault.store_batch([]) == []
+    with pytest.raises(InvalidInput):
+        vault.store_batch([("b/new", b"1"), ("../x", b"2")])
+    assert vault.list_files() == ["b/file", "b/j.json", "b/raw"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/abs",
+        "../x",
+        "a/../b",
+        "a//b",
+        "a/",
+        "a\\b",
+        "C:/x",
+        "a\nb",
+        "a\0b",
+        "\x7f",
+        ".hidden",
+        "a/.x",
+    ]
+    + [
+        "a" * 300,
+        "a/" * 600 + "a",
+        "a\u2028b",
+        "\ud800",
+        "https://example.org/x",
+        "file:///etc/passwd",
+    ]
+    + [None, 7, b"bytes"],
+)
+def test_a_path_that_is_not_inside_is_refused_everywhere(vault: Vault, path: str) -> None:
+    for call in (
+        lambda: vault.store_json(path, {}),
+        lambda: vault.store_binary(path, b""),
+        lambda: vault.fetch_json(path),
+        lambda: vault.fetch_binary(path),
+        lambda: vault.store_batch([(path, b"")]),
+        lambda: vault.store.put_bytes(path, b""),
+        lambda: vault.store.open(path),
+        lambda: vault.store.stat(path),
+        lambda: vault.store.delete([path]),
+        lambda: vault.store.compare_and_swap(path, None, b""),
+    ):
+        with pytest.raises(InvalidInput):
+            call()
+    assert vault.list_files() == []
+
+
+@pytest.mark.parametrize("video_id", ["", "../x", "a/b", "a.b", "ü", "x" * 65, None, 7, "a\n"])
+def test_an_id_that_is_none_is_refused_everywhere(vault: Vault, video_id: str) -> None:
+    for call in (
+        lambda: vault.store_metadata(video_id, {}),
+        lambda: vault.fetch_metadata(video_id, "2026-01-15"),
+        lambda: vault.store_transcript(video_id, {}),
+        lambda: vault.fetch_transcript(video_id),
+        lambda: vault.store_visual_evidence(video_id, []),
+        lambda: vault.fetch_visual_evidence(video_id),
+        lambda: vault.append_metrics([row(video_id)]),
+    ):
+        with pytest.raises(InvalidInput):
+            call()
+    assert vault.list_files() == []
+
+
+def test_documents_do_not_touch_the_bookkeeping(vault: Vault) -> None:
+    vault.store.put_bytes("_atlas/epochs/x.json", b"1")
+    for path in ("_atlas/epochs/x.json", vault.store.uri("_atlas/epochs/x.json"), "./_atlas/y"):
+        with pytest.raises(InvalidInput):
+            vault.store_json(path, {})
+    assert vault.fetch_json("_atlas/epochs/x.json") == 1
+
+
+def test_composed_and_decomposed_names_are_one_object(vault: Vault) -> None:
+    vault.store_binary("u\u0308.txt", b"1")
+    assert vault.store.get_bytes("\u00fc.txt") == b"1"
+    assert vault.list_files() == ["\u00fc.txt"]
+
+
+def test_a_create_only_write_never_replaces(vault: Vault, tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    path.write_bytes(b"second")
+    vault.store.put_files([("taken", _file(tmp_path, b"first"))])
+    for again in (
+        lambda: vault.store.put_files([("taken", path)]),
+        lambda: vault.store.put_bytes("taken", b"second", overwrite=False),
+        lambda: vault.store.put_bytes("taken", b"first", overwrite=False),
+    ):
+        with pytest.raises(ObjectExists) as caught:
+            again()
+        assert caught.value.path == "taken"
+    assert vault.store.get_bytes("taken") == b"first"
+
+
+def test_many_files_are_created_all_or_none(vault: Vault, tmp_path: Path) -> None:
+    path = _file(tmp_path, b"x")
+    vault.store.put_files([("d/1", path), ("d/2", path)])
+    with pytest.raises(ObjectExists):
+        vault.store.put_files([("d/3", path), ("d/2", path)])
+    assert vault.list_files() == ["d/1", "d/2"]
+    vault.store.put_files([])
+
+
+def test_one_of_many_creators_wins_and_its_content_stays(vault: Vault) -> None:
+    barrier = threading.Barrier(8)
+
+    def create(number: int) -> bool:
+        barrier.wait()
+        try:
+            vault.store.put_bytes("one", b"%d" % number * 1000, overwrite=False)
+        except ObjectExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(create, range(8)))
+    assert won.count(True) == 1
+    assert vault.store.get_bytes("one") == b"%d" % won.index(True) * 1000
+
+
+def test_a_swap_needs_the_expected_content(vault: Vault) -> None:
+    swap = vault.store.compare_and_swap
+    assert not swap("cas", b"something", b"1")
+    assert vault.store.get_bytes("cas") is None
+    assert swap("cas", None, b"1")
+    assert not swap("cas", None, b"2")
+    assert not swap("cas", b"0", b"2")
+    assert swap("cas", b"1", b"2")
+    assert vault.store.get_bytes("cas") == b"2"
+
+
+def test_of_concurrent_swaps_each_is_seen_by_the_next(vault: Vault) -> None:
+    """A counter raised by compare-and-swap loses no step."""
+
+    def climb(_: int) -> None:
+        done = 0
+        while done < 5:
+            before = vault.store.get_bytes("n")
+            done += vault.store.compare_and_swap("n", before, b"%d" % (int(before or 0) + 1))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(climb, range(4)))
+    assert vault.store.get_bytes("n") == b"20"
+
+
+def test_concurrent_writers_leave_one_whole_object(vault: Vault) -> None:
+    contents = [bytes([number]) * 200_000 for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda content: vault.store_binary("shared", content), contents))
+    assert vault.store.get_bytes("shared") in contents
+
+
+def test_a_reader_fetches_ranges(vault: Vault) -> None:
+    content = bytes(range(256)) * 400
+    vault.store_binary("ranges", content)
+    reader = vault.store.open("ranges")
+    assert reader is not None
+    with reader:
+        assert reader.seek(-10, io.SEEK_END) == len(content) - 10
+        assert reader.read() == content[-10:]
+        assert reader.read(1) == b""
+        reader.seek(1000)
+        reader.seek(24, io.SEEK_CUR)
+        assert reader.tell() == 1024
+        assert reader.read(5) == content[1024:1029]
+        buffer = bytearray(7)
+        assert reader.readinto(buffer) == 7  # type: ignore[attr-defined]  # BinaryIO does not name it
+        assert bytes(buffer) == content[1029:1036]
+        reader.seek(len(content) + 5)
+        assert reader.read() == b""
+    assert reader.closed
+
+
+def test_parquet_is_read_through_the_reader(vault: Vault) -> None:
+    vault.append_metrics([row(f"V{n}", n % 60) for n in range(500)])
+    (key,) = vault.list_files("metrics")
+    source = vault.store.open(key)
+    assert source is not None
+    with source, pq.ParquetFile(source) as file:
+        assert file.schema_arrow.equals(METRICS_SCHEMA)
+        assert file.read().num_rows == 500
+
+
+def test_delete_removes_and_a_repeat_is_no_error(vault: Vault) -> None:
+    vault.store_binary("a/1", b"x")
+    vault.store_binary("a/2", b"x")
+    for _ in range(2):
+        vault.store.delete(["a/1", "a/absent"])
+    assert vault.list_files() == ["a/2"]
+
+
+# gcsfs hands aiohttp its pieces as bytes, which warns above a megabyte
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+def test_a_large_object_goes_in_pieces_and_comes_back_whole(vault: Vault, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 80_000  # 20 MB: more than one request of an upload
+    vault.store.put_files([("large", _file(tmp_path, content))])
+    assert vault.store.get_bytes("large") == content
+
+
+def test_an_address_of_another_vault_is_refused(vault: Vault, tmp_path: Path) -> None:
+    for other in (LocalVault(tmp_path / "other"), MemoryVault()):
+        with pytest.raises(InvalidInput):
+            vault.fetch_binary(other.store_binary("x", b""))
+
+
+def test_appended_rows_are_filed_by_their_own_hour(vault: Vault) -> None:
+    assert vault.append_metrics(
+        [row("V1", 5), row("V2", 6), row("V1", 5, timestamp="2026-01-15T23:59:59-02:00")]
+    )
+    folders = [key.rsplit("/", 1)[0] for key in vault.list_files("metrics")]
+    assert folders == ["metrics/date=2026-01-15/hour=10", "metrics/date=2026-01-16/hour=01"]
+    table = metrics_tables(vault)
+    assert table.schema.equals(METRICS_SCHEMA)
+    assert table.num_rows == 3
+    assert len(set(table["seq"].to_pylist())) == 1
+
+
+def test_appending_nothing_does_nothing(vault: Vault) -> None:
+    assert vault.append_metrics([]) == 0
+    assert vault.append_metrics(iter(())) == 0
+    assert vault.list_files() == []
+
+
+def test_a_repeated_append_adds_nothing_even_after_compaction(vault: Vault) -> None:
+    rows = [row("V1"), row("V2", 1)]
+    assert vault.append_metrics(rows) == 1
+    assert vault.append_metrics(list(reversed(rows))) == 0
+    keys = vault.list_files("metrics")
+    assert len(keys) == 1
+    vault.store.delete(keys)
+    assert vault.append_metrics(rows) == 0
+    assert vault.list_files("metrics") == []
+
+
+def test_appending_does_not_read_and_every_writer_keeps_its_rows(vault: Vault) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: vault.append_metrics([row(f"V{n}", views=n)]), range(24)))
+    table = metrics_tables(vault)
+    assert sorted(table["video_id"].to_pylist()) == sorted(f"V{n}" for n in range(24))
+    assert vault.pending().count == 0
+
+
+def test_a_folder_of_tables_is_read_as_it_is(vault: Vault, tmp_path: Path) -> None:
+    """By a program that knows hive folders and nothing of Atlas."""
+    vault.append_metrics([row("V1", 1), row("V2", 2)])
+    vault.append_metrics(
+        [row("V1", 3, timestamp="2026-01-16T05:00:00Z", published_at="2026-01-01T00:00:00Z")]
+    )
+    vault.store_binary("metrics/_notes/readme.parquet", b"not data")
+    for key in vault.list_files("metrics"):
+        copy = tmp_path / "folder" / key
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(vault.store.get_bytes(key) or b"")
+    folder = ds.dataset(
+        "metrics",
+        partitioning="hive",
+        format="parquet",
+        filesystem=pafs.SubTreeFileSystem(str(tmp_path / "folder"), pafs.LocalFileSystem()),
+    )
+    table = folder.to_table()
+    assert table.num_rows == 3
+    assert set(STATS_SCHEMA.names) | {"published_at", "date", "hour"} == set(table.column_names)
+    assert {str(day) for day in table["date"].to_pylist()} == {"2026-01-15", "2026-01-16"}
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(path=st.text(st.sampled_from("ab./\\\0é:~ -_%C\u0301"), max_size=12) | st.text(max_size=20))
+def test_any_text_is_refused_or_names_one_object_inside(tmp_path: Path, path: str) -> None:
+    root = tmp_path / "inner" / "vault"
+    vault = LocalVault(root)
+    try:
+        vault.store_binary(path, b"content")
+    except (InvalidInput, VaultError):
+        return
+    (key,) = vault.list_files()
+    assert vault.store.get_bytes(path) == vault.store.get_bytes(key) == b"content"
+    written = [entry for entry in tmp_path.rglob("*") if entry.is_file() and entry.name != ".lock"]
+    assert written == [root / key]
+    vault.store.delete([key])
+    assert vault.fetch_binary(path) is None
+
+
+def _file(folder: Path, content: bytes) -> Path:
+    path = folder / f"source-{len(content)}"
+    path.write_bytes(content)
+    return path
