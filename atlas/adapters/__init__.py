@@ -1,0 +1,1 @@
+"""What agents call: thin façades over the repositories, in plain dicts."""

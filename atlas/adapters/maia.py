@@ -1,0 +1,264 @@
+"""Data access for the Maia service's agents. No SQL here: each method delegates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from atlas.adapters.maia_ghost import GhostTrackingMixin
+from atlas.adapters.youtube import item_id, parse_statistics, parse_video
+from atlas.db import Database, db
+from atlas.errors import InvalidInput
+from atlas.ingest import parse_counter, parse_sample, record_samples
+from atlas.repositories.search_queue import SearchQueue
+from atlas.repositories.videos import Videos, Work
+from atlas.types import Sample, SearchStatus, VideoStatus, check_id
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from atlas.vault import Vault
+
+__all__ = ["MaiaDAO"]
+
+log = structlog.get_logger()
+
+
+class MaiaDAO(GhostTrackingMixin):
+    """Everything that agents ask of Atlas's database. Each call is one transaction.
+
+    Rows come back as plain dicts with exactly the keys named. What a ``fetch_*`` call leases no other
+    caller gets until it is reported, or the lease runs out: after 10 minutes by the database's clock,
+    and twice as long each time that it was not reported, up to a day. Naive times are taken as UTC.
+    """
+
+    def __init__(self, database: Database | None = None, vault: Vault | None = None) -> None:
+        self.database = db if database is None else database
+        self.vault = vault
+
+    async def fetch_hunter_batch(self, batch_size: int = 10) -> list[dict[str, Any]]:
+        """Lease active search terms, by priority, then mentions.
+
+        Keys: id, query_term, next_page_token, last_searched_at, priority. `update_search_state`
+        reports them.
+        """
+        async with self.database.transaction() as session:
+            terms = await SearchQueue(session).claim(batch_size)
+        return [
+            {
+                "id": term.id,
+                "query_term": term.query_term,
+                "next_page_token": term.next_page_token,
+                "last_searched_at": term.last_searched_at,
+                "priority": term.priority,
+            }
+            for term in terms
+        ]
+
+    async def update_search_state(
+        self, topic_id: int, next_token: str | None, result_count: int, status: str = "active"
+    ) -> None:
+        """Report a search: where to go on, how many results it had, and whether there are more.
+
+        ``status`` is ``active`` or ``exhausted``. Raises `NotFound` for an unknown term.
+        """
+        term_id = parse_counter(topic_id, field="topic_id")
+        if term_id is None:
+            raise InvalidInput("topic_id is missing", field="topic_id", hint="give a term's id")
+        try:
+            state = SearchStatus(status)
+        except ValueError:
+            hint = "status is " + " or ".join(SearchStatus)
+            raise InvalidInput(
+                f"not a search status: {status!r:.80}", field="status", value=status, hint=hint
+            ) from None
+        results = parse_counter(result_count, field="result_count") or 0
+        async with self.database.transaction() as session:
+            await SearchQueue(session).report(
+                term_id, next_page_token=next_token, results=results, status=state
+            )
+
+    async def add_to_search_queue(self, terms: Iterable[str]) -> int:
+        """Add search terms; a repeat raises the mention count. Returns how many distinct ones."""
+        if isinstance(terms, str):
+            raise InvalidInput("terms is one text", field="terms", value=terms, hint="give a list")
+        async with self.database.transaction() as session:
+            return await SearchQueue(session).add(terms)
+
+    async def ingest_video_metadata(
+        self, video_data: Mapping[str, Any], priority_override: int | None = None
+    ) -> None:
+        """Add a YouTube item's video and channel, or add to what is known of them.
+
+        Without a usable id a warning is logged and nothing is written. A video that was collected and
+        cleaned up before is left alone. ``priority_override`` (0 to 32,767) puts it ahead of others
+        in the scribe and painter batches. Raises `InvalidInput` for a time or duration that cannot
+        be read.
+        """
+        await self._ingest([video_data], priority_override or 0)
+
+    async def ingest_videos(self, items: Sequence[Mapping[str, Any]]) -> int:
+        """`ingest_video_metadata` for many, in one round trip; returns how many videos were taken."""
+        return await self._ingest(items, 0)
+
+    async def _ingest(self, items: Sequence[Mapping[str, Any]], priority: int) -> int:
+        videos, channels = [], []
+        for row, item in enumerate(items):
+            try:
+                item_id(item)
+            except (InvalidInput, AttributeError):
+                log.warning("video_without_usable_id", row=row)
+                continue
+            video, channel = parse_video(item, priority=priority, row=row)
+            videos.append(video)
+            if channel is not None:
+                channels.append(channel)
+        if not videos:
+            return 0
+        async with self.database.transaction() as session:
+            return await Videos(session).upsert(videos, channels)
+
+    async def fetch_tracker_targets(self, batch_size: int = 50) -> list[dict[str, Any]]:
+        """Lease videos whose counters are due, by priority, then longest unsampled.
+
+        Keys: id, title, published_at, last_updated_at, priority (1: under 24 hours old, sampled over
+        an hour ago; 2: under 7 days, over 6 hours; 3: older, over 24 hours).
+        `update_video_stats_batch` reports them.
+        """
+        async with self.database.transaction() as session:
+            videos = await Videos(session).claim_stats(batch_size)
+        return [
+            {
+                "id": video.id,
+                "title": video.title,
+                "published_at": video.published_at,
+                "last_updated_at": video.last_updated_at,
+                "priority": video.priority,
+            }
+            for video in videos
+        ]
+
+    async def log_video_stats_batch(self, stats: Sequence[Mapping[str, Any]]) -> int:
+        """Write samples, all or none; returns how many distinct ones.
+
+        Each has video_id and, if known, views, likes, comment_count and timestamp (default: now, by
+        the database's clock). The last write of a (video_id, timestamp) replaces the row. Raises
+        `InvalidInput` naming row and field.
+        """
+        rows = list(stats)
+        if not rows:
+            return 0
+
+        def samples(now: datetime) -> list[Sample]:
+            return [parse_sample(row, number, now) for number, row in enumerate(rows)]
+
+        return await record_samples(self.database, samples)
+
+    async def update_video_stats_batch(self, items: Sequence[Mapping[str, Any]]) -> int:
+        """Report fetched counters from raw API items (``id``, ``statistics``), and end the leases.
+
+        Items without any counter are reported too, but give no sample. Returns the number of samples.
+        """
+        fetched = [
+            (item_id(item, row=row), parse_statistics(item, row=row))
+            for row, item in enumerate(items)
+        ]
+        if not fetched:
+            return 0
+
+        def samples(now: datetime) -> list[Sample]:
+            return [
+                Sample(video_id, now, **counters)
+                for video_id, counters in fetched
+                if any(value is not None for value in counters.values())
+            ]
+
+        async def report(session: AsyncSession, now: datetime) -> None:
+            await Videos(session).sampled((video_id for video_id, _ in fetched), now)
+
+        return await record_samples(self.database, samples, then=report)
+
+    async def fetch_scribe_batch(self, batch_size: int = 10) -> list[dict[str, Any]]:
+        """Lease open videos without a transcript, oldest first.
+
+        Keys: id, title, published_at, discovered_at. `mark_video_transcript_safe` reports them.
+        """
+        return await self._fetch_work("transcript", batch_size)
+
+    async def fetch_painter_batch(self, batch_size: int = 5) -> list[dict[str, Any]]:
+        """Lease open videos without visuals, oldest first.
+
+        Keys: id, title, published_at, discovered_at. `mark_video_visuals_safe` reports them.
+        """
+        return await self._fetch_work("visuals", batch_size)
+
+    async def _fetch_work(self, work: Work, batch_size: int) -> list[dict[str, Any]]:
+        async with self.database.transaction() as session:
+            videos = await Videos(session).claim_work(work, batch_size)
+        return [
+            {
+                "id": video.id,
+                "title": video.title,
+                "published_at": video.published_at,
+                "discovered_at": video.discovered_at,
+            }
+            for video in videos
+        ]
+
+    async def mark_video_transcript_safe(self, video_id: str) -> None:
+        """Record that the transcript is in the vault, whoever holds the lease now."""
+        await self._mark_work(video_id, "transcript")
+
+    async def mark_video_visuals_safe(self, video_id: str) -> None:
+        """Record that the visuals are in the vault, whoever holds the lease now."""
+        await self._mark_work(video_id, "visuals")
+
+    async def mark_video_done(self, video_id: str) -> None:
+        """Record that collection is finished; the video leaves the scribe and painter batches."""
+        await self._mark_status(video_id, VideoStatus.DONE)
+
+    async def mark_video_failed(self, video_id: str) -> None:
+        """Record that collection failed; the video leaves the scribe and painter batches."""
+        await self._mark_status(video_id, VideoStatus.FAILED)
+
+    async def requeue(self, video_ids: Iterable[str]) -> int:
+        """Bring FAILED videos back, to be collected at once; returns how many there were."""
+        ids = [check_id(video_id, row=row) for row, video_id in enumerate(video_ids)]
+        async with self.database.transaction() as session:
+            return await Videos(session).requeue(ids)
+
+    async def _mark_work(self, video_id: str, work: Work) -> None:
+        async with self.database.transaction() as session:
+            recorded = await Videos(session).mark_work(video_id, work)
+        if not recorded:
+            log.warning("marked_video_unknown", video_id=video_id, fact=work)
+
+    async def _mark_status(self, video_id: str, status: VideoStatus) -> None:
+        async with self.database.transaction() as session:
+            recorded = await Videos(session).mark_status(video_id, status)
+        if not recorded:
+            log.warning("marked_video_unknown", video_id=video_id, fact=status.value)
+
+    async def archive_cold_stats(
+        self, retention_days: float = 7, batch_size: int | None = None
+    ) -> int:
+        """Archive samples older than ``retention_days``; returns the rows archived by this call.
+
+        ``batch_size`` is a soft cap: the call stops after the slice that reaches it. Raises
+        `ArchiverBusy` while another archiver is at work.
+        """
+        from atlas.archive import Archiver
+
+        report = await Archiver(self.database, self.vault).run(
+            older_than=timedelta(days=retention_days), max_rows=batch_size
+        )
+        return report.rows
+
+    async def run_janitor(self, dry_run: bool = False) -> dict[str, Any]:
+        """Remove videos that are done and safe in the vault; see `atlas.janitor.Janitor.run`."""
+        from atlas.janitor import Janitor
+
+        return await Janitor(self.database, self.vault).run(dry_run=dry_run)

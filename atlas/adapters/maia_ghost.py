@@ -1,0 +1,114 @@
+"""Sampling schedules for agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from atlas.errors import InvalidInput
+from atlas.ingest import parse_moment
+from atlas.repositories.watchlist import NewEntry, TrackingReport, Watchlist
+from atlas.scheduling import AgePolicy
+from atlas.types import TrackingTier, check_id
+
+if TYPE_CHECKING:
+    from atlas.db import Database
+
+_POLICY = AgePolicy()
+
+
+class GhostTrackingMixin:
+    """The part of `MaiaDAO` that keeps videos under observation after their rows are gone.
+
+    Naive times are taken as UTC. Raises `InvalidInput` for what cannot be taken; nothing is written
+    then.
+    """
+
+    database: Database
+
+    async def add_to_watchlist(
+        self, video_id: str, tier: str = "HOURLY", published_at: datetime | str | None = None
+    ) -> None:
+        """Sample a video from now on; it is due at once. One that is on the list stays as it is."""
+        entry = NewEntry(
+            check_id(video_id),
+            _tier(tier, field="tier"),
+            parse_moment(published_at, field="published_at"),
+        )
+        async with self.database.transaction() as session:
+            await Watchlist(session).add([entry])
+
+    async def fetch_tracking_batch(self, batch_size: int = 50) -> list[dict[str, Any]]:
+        """Lease due videos, earliest first: video_id, tracking_tier, last_tracked_at, next_track_at.
+
+        `update_watchlist_schedule` reports them.
+        """
+        async with self.database.transaction() as session:
+            due = await Watchlist(session).claim(batch_size)
+        return [
+            {
+                "video_id": video.video_id,
+                "tracking_tier": video.tracking_tier,
+                "last_tracked_at": video.last_tracked_at,
+                "next_track_at": video.next_track_at,
+            }
+            for video in due
+        ]
+
+    async def update_watchlist_schedule(self, updates: Sequence[Mapping[str, Any]]) -> None:
+        """Report samplings and end their leases.
+
+        Each update has video_id, tracking_tier, last_tracked_at and next_track_at. One that is older
+        by last_tracked_at than what is stored changes nothing, nor does one of a video that is not
+        on the list.
+        """
+        reports = [_report(update, row) for row, update in enumerate(updates)]
+        if not reports:
+            return
+        async with self.database.transaction() as session:
+            await Watchlist(session).report(reports)
+
+    def calculate_next_track_time(
+        self, published_at: datetime | str | None, tier: str | None = None
+    ) -> tuple[str, datetime]:
+        """The tier that a video's age calls for, and when to sample it again, from now.
+
+        HOURLY under 24 hours, DAILY under 7 days, else WEEKLY. ``tier`` is the one it has: a DORMANT
+        video stays so, 30 days at a time, and one of unknown age keeps its tier; otherwise age decides.
+        """
+        current = None if tier is None else _tier(tier, field="tier")
+        published = parse_moment(published_at, field="published_at")
+        schedule = _POLICY.next(published, datetime.now(UTC), current)
+        return schedule.tier.value, schedule.next_track_at
+
+
+def _tier(value: object, *, field: str, row: int | None = None) -> TrackingTier:
+    try:
+        return TrackingTier(str(value).upper())
+    except ValueError:
+        raise InvalidInput(
+            f"{field} is not a tracking tier: {value!r:.80}",
+            row=row,
+            field=field,
+            value=value,
+            hint="tiers are " + ", ".join(TrackingTier),
+        ) from None
+
+
+def _report(update: Mapping[str, Any], row: int) -> TrackingReport:
+    return TrackingReport(
+        check_id(update.get("video_id"), row=row),
+        _tier(update.get("tracking_tier"), field="tracking_tier", row=row),
+        last_tracked_at=_moment(update, "last_tracked_at", row),
+        next_track_at=_moment(update, "next_track_at", row),
+    )
+
+
+def _moment(update: Mapping[str, Any], field: str, row: int) -> datetime:
+    moment = parse_moment(update.get(field), field=field, row=row)
+    if moment is None:
+        raise InvalidInput(
+            f"{field} is missing in row {row}", row=row, field=field, hint="give a datetime"
+        )
+    return moment

@@ -1,0 +1,79 @@
+"""What every repository shares: a session it never commits, and batches in a fixed order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from atlas.types import Channel, Video
+
+T = TypeVar("T")
+R = TypeVar("R", Channel, Video)
+
+#: Rows in one statement: bounds its memory on both sides. Batches travel as arrays or as one JSON
+#: document, so the driver's limit of 32,767 parameters is never near.
+CHUNK = 5_000
+
+
+class Repository:
+    """Works inside the caller's transaction; never commits, never rolls back."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def now(self) -> datetime:
+        """The database's clock."""
+        moment: datetime = (
+            await self.session.execute(text("SELECT clock_timestamp()"))
+        ).scalar_one()
+        return moment
+
+
+def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    """``items`` in order, ``size`` at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def merged(records: Iterable[R]) -> list[R]:
+    """Each record once; of repeats the later facts, where they are known.
+
+    In byte order of the ids, the order in which every statement locks rows: transactions that lock
+    in one order cannot deadlock.
+    """
+    unique: dict[str, R] = {}
+    for record in records:
+        facts = {field.name: getattr(record, field.name) for field in fields(record)}
+        known = {name: value for name, value in facts.items() if value not in (None, "")}
+        unique[record.id] = replace(unique.get(record.id, record), **known)
+    return [unique[record_id] for record_id in sorted(unique)]
+
+
+def on_conflict(table: str, key: str, facts: Mapping[str, str]) -> str:
+    """The clause that sets ``facts`` (SQL by column) on a row that is there, if that changes any."""
+    columns, values = ", ".join(f"{table}.{name}" for name in facts), ", ".join(facts.values())
+    changes = ", ".join(f"{name} = {value}" for name, value in facts.items())
+    return (
+        f"ON CONFLICT ({key}) DO UPDATE SET {changes} "
+        f"WHERE ({columns}) IS DISTINCT FROM ({values})"
+    )
+
+
+def known(table: str, *columns: str) -> dict[str, str]:
+    """For `on_conflict`: each column takes the new value unless that is NULL."""
+    return {name: f"coalesce(excluded.{name}, {table}.{name})" for name in columns}
+
+
+def as_json(records: Iterable[Any]) -> str:
+    """Dataclasses with slots as a JSON array for ``jsonb_to_recordset``."""
+    rows = [{name: getattr(record, name) for name in record.__slots__} for record in records]
+    return json.dumps(rows, default=_jsonable)
+
+
+def _jsonable(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,142 @@
+"""The search terms of the hunters."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+
+from atlas.errors import InvalidInput, LeaseLost, NotFound
+from atlas.repositories.base import Repository, chunks
+from atlas.repositories.leases import Queue, check_limit, claim_statement, release
+from atlas.types import SearchStatus
+
+#: Longest search term in characters: the unique index takes no more than 2,704 bytes.
+MAX_TERM = 500
+
+# Terms on lease stay in the index that gives the order and are passed over: the queue is small.
+CLAIM = claim_statement(
+    Queue(
+        table="search_queue",
+        key="id",
+        ready="""q.status = 'active'
+            AND (q.leased_until IS NULL OR q.leased_until <= (SELECT now FROM clock))""",
+        order="q.priority DESC, q.mention_count DESC, q.id",
+        returning="q.id, q.query_term, q.next_page_token, q.last_searched_at, q.priority",
+    )
+)
+
+_ADD = text("""
+    INSERT INTO search_queue AS q (query_term, mention_count)
+    SELECT term, mentions
+    FROM unnest(CAST(:terms AS text[]), CAST(:mentions AS integer[])) AS n(term, mentions)
+    ON CONFLICT (query_term) DO UPDATE SET mention_count = q.mention_count + excluded.mention_count
+    """)
+
+_REPORT = text(f"""
+    UPDATE search_queue
+    SET next_page_token = :next_page_token, status = :status, last_searched_at = clock_timestamp(),
+        result_count_total = result_count_total + :results, {release()}
+    WHERE id = :id AND (CAST(:lease AS uuid) IS NULL OR lease = :lease)
+    RETURNING id
+    """)
+
+_SUMMARY = text("""
+    SELECT status, count(*), count(*) FILTER (WHERE leased_until > now())
+    FROM search_queue GROUP BY status ORDER BY status
+    """)
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedTerm:
+    """A term to search for, from ``next_page_token`` on. ``lease`` is the token."""
+
+    id: int
+    query_term: str
+    next_page_token: str | None
+    last_searched_at: datetime | None
+    priority: int
+    lease: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSummary:
+    """How many terms have a status, and how many of them are leased."""
+
+    status: str
+    terms: int
+    leased: int
+
+
+class SearchQueueReader(Repository):
+    """Reads the search terms."""
+
+    async def summary(self) -> list[SearchSummary]:
+        """One row a status that terms have."""
+        return [SearchSummary(*row) for row in await self.session.execute(_SUMMARY)]
+
+
+class SearchQueue(SearchQueueReader):
+    """Changes the search terms."""
+
+    async def add(self, terms: Iterable[str]) -> int:
+        """Add terms, or count their repeats as mentions; returns how many distinct terms were taken.
+
+        Space around a term does not count, and what is blank is no term. Raises `InvalidInput` for
+        what is not text, holds a NUL or is longer than `MAX_TERM`; then none is taken.
+        """
+        mentions: Counter[str] = Counter()
+        for row, term in enumerate(terms):
+            if not isinstance(term, str) or len(term.strip()) > MAX_TERM or "\x00" in term:
+                raise InvalidInput(
+                    f"term {row} cannot be searched for: {term!r:.80}",
+                    row=row,
+                    field="query_term",
+                    value=term,
+                    hint=f"give text of up to {MAX_TERM} characters",
+                )
+            if stripped := term.strip():
+                mentions[stripped] += 1
+        for part in chunks(sorted(mentions)):  # one lock order for everybody: no deadlocks
+            counts = [mentions[term] for term in part]
+            await self.session.execute(_ADD, {"terms": list(part), "mentions": counts})
+        return len(mentions)
+
+    async def claim(self, limit: int) -> list[LeasedTerm]:
+        """Lease up to ``limit`` active terms: highest priority first, then most often mentioned."""
+        rows = await self.session.execute(CLAIM, {"limit": check_limit(limit)})
+        return [LeasedTerm(*row[:-1]) for row in rows]
+
+    async def report(
+        self,
+        term_id: int,
+        *,
+        next_page_token: str | None,
+        results: int,
+        status: SearchStatus = SearchStatus.ACTIVE,
+        lease: uuid.UUID | None = None,
+    ) -> None:
+        """Record a search, add to its count of results, and end the lease.
+
+        Raises `NotFound` for an unknown term, and `LeaseLost` when ``lease`` is given and is no
+        longer the current one; then nothing is changed.
+        """
+        values = {
+            "id": term_id,
+            "next_page_token": next_page_token,
+            "results": results,
+            "status": status,
+            "lease": lease,
+        }
+        if (await self.session.execute(_REPORT, values)).scalar() is not None:
+            return
+        known = await self.session.scalar(
+            text("SELECT id FROM search_queue WHERE id = :id"), {"id": term_id}
+        )
+        if known is None:
+            raise NotFound(f"there is no search term {term_id}")
+        raise LeaseLost(f"the lease of search term {term_id} ran out or was taken over")

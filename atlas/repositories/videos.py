@@ -1,0 +1,269 @@
+"""Videos in collection: discovery, the batches of each kind of work, and what became of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import text
+
+from atlas.errors import InvalidInput
+from atlas.models.videos import STATS_DUE
+from atlas.repositories.base import (
+    CHUNK,
+    Repository,
+    as_json,
+    chunks,
+    known,
+    merged,
+    on_conflict,
+)
+from atlas.repositories.channels import UPSERT_CHANNELS, checked_channels
+from atlas.repositories.leases import Queue, check_limit, claim_statement, release
+from atlas.types import Channel, Video, VideoStatus, check_id, utc
+
+#: Work on a video that finishes once: each kind has its own batches, leases and fact.
+Work = Literal["transcript", "visuals"]
+
+_MAX_PRIORITY = 32_767
+
+_PRIORITY = """
+    CASE WHEN (SELECT now FROM clock) - coalesce(published_at, discovered_at) < interval '24 hours'
+         THEN 1
+         WHEN (SELECT now FROM clock) - coalesce(published_at, discovered_at) < interval '7 days'
+         THEN 2 ELSE 3 END
+"""
+
+# the index finds what may be due, the rest of the condition what is
+STATS_CLAIM = claim_statement(
+    Queue(
+        table="videos",
+        key="id",
+        ready=f"""{STATS_DUE} <= (SELECT timezone('UTC', now) FROM clock)
+            AND (last_updated_at IS NULL OR (SELECT now FROM clock) - last_updated_at >
+                 CASE {_PRIORITY} WHEN 1 THEN interval '1 hour' WHEN 2 THEN interval '6 hours'
+                 ELSE interval '24 hours' END)""",
+        order=f"{_PRIORITY}, last_updated_at NULLS FIRST, discovered_at",
+        returning=f"q.id, q.title, q.published_at, q.last_updated_at, {_PRIORITY} AS priority",
+        prefix="stats_",
+    )
+)
+
+WORK_CLAIMS = {
+    work: claim_statement(
+        Queue(
+            table="videos",
+            key="id",
+            ready=f"""NOT has_{work} AND status IN ('PENDING', 'PROCESSING')
+                AND coalesce({work}_leased_until, discovered_at) <= (SELECT now FROM clock)""",
+            order=f"priority DESC, coalesce({work}_leased_until, discovered_at)",
+            returning="q.id, q.title, q.published_at, q.discovered_at",
+            prefix=f"{work}_",
+        )
+    )
+    for work in ("transcript", "visuals")
+}
+
+_WORK_DONE = {
+    work: text(
+        f"UPDATE videos SET has_{work} = true, {release(f'{work}_')} WHERE id = :id RETURNING id"
+    )
+    for work in ("transcript", "visuals")
+}
+
+_FACTS = {
+    "title": "coalesce(nullif(excluded.title, ''), v.title)",
+    "priority": "greatest(excluded.priority, v.priority)",
+    **known(
+        "v",
+        "channel_id",
+        "published_at",
+        "duration",
+        "tags",
+        "category_id",
+        "default_language",
+        "wiki_topics",
+    ),
+}
+
+# Channels come first because the insert needs their count: every caller locks in one order.
+_UPSERT = text(f"""
+    WITH channel AS ({UPSERT_CHANNELS}),
+    offered AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(CAST(:videos AS jsonb)) AS n(
+            id text COLLATE "C", channel_id text COLLATE "C", title text, published_at timestamptz,
+            duration bigint, tags text[], category_id text, default_language text,
+            wiki_topics text[], priority smallint)
+        WHERE NOT EXISTS (SELECT FROM video_tombstones t WHERE t.video_id = n.id)
+    ),
+    written AS (
+        INSERT INTO videos AS v (id, {", ".join(_FACTS)})
+        SELECT id, {", ".join(_FACTS)}
+        FROM offered WHERE (SELECT count(*) FROM channel) >= 0
+        ORDER BY id
+        {on_conflict("v", "id", _FACTS)}
+    )
+    SELECT count(*) FROM offered
+    """)
+
+# rows are locked in the order of their ids, as everywhere: transactions that do so cannot deadlock
+_LOCKED = """
+    WITH locked AS MATERIALIZED (
+        SELECT id FROM videos WHERE id = ANY (CAST(:ids AS text[])) ORDER BY id FOR UPDATE
+    )
+    UPDATE videos v SET {assignments} FROM locked WHERE v.id = locked.id {condition}
+    RETURNING v.id
+"""
+
+_SAMPLED = text(
+    _LOCKED.format(
+        assignments=f"last_updated_at = greatest(v.last_updated_at, :at), {release('stats_')}",
+        condition="",
+    )
+)
+
+_REQUEUE = text(
+    _LOCKED.format(
+        assignments="status = 'PENDING', " + release("transcript_") + ", " + release("visuals_"),
+        condition="AND v.status = 'FAILED'",
+    )
+)
+
+_SUMMARY = text("""
+    SELECT status, count(*),
+           count(*) FILTER (WHERE NOT has_transcript AND status IN ('PENDING', 'PROCESSING')),
+           count(*) FILTER (WHERE NOT has_visuals AND status IN ('PENDING', 'PROCESSING'))
+    FROM videos GROUP BY status ORDER BY status
+    """)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVideo:
+    """A video leased for its transcript or visuals. ``lease`` is the token."""
+
+    id: str
+    title: str
+    published_at: datetime | None
+    discovered_at: datetime
+    lease: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class StaleVideo:
+    """A video leased for a fresh sample. ``priority`` 1 is the most urgent, 3 the least."""
+
+    id: str
+    title: str
+    published_at: datetime | None
+    last_updated_at: datetime | None
+    priority: int
+    lease: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSummary:
+    """How many videos have a status, and how many of them wait for a transcript, for visuals."""
+
+    status: str
+    videos: int
+    without_transcript: int
+    without_visuals: int
+
+
+class VideoReader(Repository):
+    """Reads videos."""
+
+    async def summary(self) -> list[StatusSummary]:
+        """One row a status that videos have."""
+        return [StatusSummary(*row) for row in await self.session.execute(_SUMMARY)]
+
+
+class Videos(VideoReader):
+    """Changes videos."""
+
+    async def upsert(self, videos: Iterable[Video], channels: Iterable[Channel] = ()) -> int:
+        """Add videos and their channels, or add to what is known of them; returns how many were taken.
+
+        What is not known (None, an empty title) never replaces what is, and a priority only rises.
+        Videos with a tombstone are left out. One statement up to `CHUNK` videos.
+        """
+        video_list = [self._checked(video) for video in videos]
+        priority = {video.id: 0 for video in video_list}
+        for video in video_list:
+            priority[video.id] = max(priority[video.id], video.priority)
+        unique = [replace(video, priority=priority[video.id]) for video in merged(video_list)]
+        known_channels = checked_channels(channels)
+        if max(len(unique), len(known_channels)) <= CHUNK:
+            return await self._upsert(unique, known_channels)
+        for channel_part in chunks(known_channels):
+            await self._upsert((), channel_part)
+        return sum([await self._upsert(part, ()) for part in chunks(unique)])
+
+    async def _upsert(self, videos: Iterable[Video], channels: Iterable[Channel]) -> int:
+        result = await self.session.execute(
+            _UPSERT, {"videos": as_json(videos), "channels": as_json(channels)}
+        )
+        return int(result.scalar_one())
+
+    @staticmethod
+    def _checked(video: Video) -> Video:
+        check_id(video.id)
+        if video.channel_id is not None:
+            check_id(video.channel_id, field="channel_id")
+        if video.published_at is not None:
+            utc(video.published_at, field="published_at")
+        if not 0 <= video.priority <= _MAX_PRIORITY:
+            raise InvalidInput(
+                f"priority is out of range: {video.priority}",
+                field="priority",
+                value=video.priority,
+                hint=f"0 to {_MAX_PRIORITY}; the higher, the sooner",
+            )
+        return video
+
+    async def claim_work(self, work: Work, limit: int) -> list[OpenVideo]:
+        """Lease up to ``limit`` open videos that lack ``work``: highest priority first, then oldest."""
+        rows = await self.session.execute(WORK_CLAIMS[work], {"limit": check_limit(limit)})
+        return [OpenVideo(*row[:-1]) for row in rows]
+
+    async def claim_stats(self, limit: int) -> list[StaleVideo]:
+        """Lease up to ``limit`` videos whose counters are due, most urgent first, then longest unsampled.
+
+        Due: younger than a day (priority 1) and not sampled for an hour, younger than a week (2) and
+        not for six hours, older (3) and not for a day; never sampled. Age counts from publication, or
+        from discovery where that is not known. The status plays no part: a video that is done, or
+        failed in collection, still has counters.
+        """
+        rows = await self.session.execute(STATS_CLAIM, {"limit": check_limit(limit)})
+        return [StaleVideo(*row[:-1]) for row in rows]
+
+    async def sampled(self, video_ids: Iterable[str], at: datetime) -> set[str]:
+        """Record that counters were fetched, and end the stats leases; returns the ids there were."""
+        result = await self.session.execute(
+            _SAMPLED, {"ids": list(video_ids), "at": utc(at, field="at")}
+        )
+        return set(result.scalars())
+
+    async def mark_work(self, video_id: str, work: Work) -> bool:
+        """Record that the transcript, or the visuals, are in the vault, whoever holds a lease.
+
+        False: there is no such video (any more), and so nothing to record it on.
+        """
+        result = await self.session.execute(_WORK_DONE[work], {"id": check_id(video_id)})
+        return result.scalar() is not None
+
+    async def mark_status(self, video_id: str, status: VideoStatus) -> bool:
+        """Record the status, whatever it was. False: there is no such video (any more)."""
+        result = await self.session.execute(
+            text("UPDATE videos SET status = :status WHERE id = :id RETURNING id"),
+            {"id": check_id(video_id), "status": status},
+        )
+        return result.scalar() is not None
+
+    async def requeue(self, video_ids: Iterable[str]) -> int:
+        """Bring FAILED videos back to PENDING, claimable at once; returns how many there were."""
+        result = await self.session.execute(_REQUEUE, {"ids": list(video_ids)})
+        return len(result.all())

@@ -1,0 +1,175 @@
+"""The sampling schedule."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+
+from atlas.repositories.base import Repository, as_json, chunks
+from atlas.repositories.leases import Queue, check_limit, claim_statement, release
+from atlas.types import TrackingTier, check_id, utc
+
+CLAIM = claim_statement(
+    Queue(
+        table="watchlist",
+        key="video_id",
+        ready="coalesce(q.leased_until, q.next_track_at) <= (SELECT now FROM clock)",
+        order="coalesce(q.leased_until, q.next_track_at)",
+        returning="q.video_id, q.tracking_tier, q.last_tracked_at, q.next_track_at",
+    )
+)
+
+# The newest report of a video in the batch is the one that counts. A worker's clock may be wrong: a
+# time that lies far ahead would make every later report look old, so it is cut to a day ahead.
+_REPORT = text(f"""
+    WITH report AS MATERIALIZED (
+        SELECT DISTINCT ON (video_id) *
+        FROM ROWS FROM (jsonb_to_recordset(CAST(:reports AS jsonb)) AS (
+            video_id text COLLATE "C", tracking_tier text, last_tracked_at timestamptz,
+            next_track_at timestamptz, views bigint, likes bigint, comment_count bigint,
+            lease uuid)) WITH ORDINALITY
+        ORDER BY video_id, last_tracked_at DESC, ordinality DESC
+    ),
+    locked AS MATERIALIZED (
+        SELECT w.video_id FROM watchlist w
+        WHERE w.video_id = ANY (SELECT video_id FROM report)
+        ORDER BY w.video_id FOR UPDATE
+    )
+    UPDATE watchlist w
+    SET tracking_tier = r.tracking_tier,
+        last_tracked_at = least(r.last_tracked_at, now() + interval '1 day'),
+        next_track_at = r.next_track_at,
+        last_views = coalesce(r.views, w.last_views),
+        last_likes = coalesce(r.likes, w.last_likes),
+        last_comment_count = coalesce(r.comment_count, w.last_comment_count),
+        {release()}
+    FROM report r, locked
+    WHERE w.video_id = locked.video_id AND r.video_id = locked.video_id
+      AND (w.last_tracked_at IS NULL OR w.last_tracked_at <= r.last_tracked_at)
+      AND (r.lease IS NULL OR r.lease = w.lease)
+    RETURNING w.video_id
+    """)
+
+_ADD = text("""
+    INSERT INTO watchlist (video_id, tracking_tier, published_at, last_tracked_at, next_track_at,
+                           last_views, last_likes, last_comment_count)
+    SELECT video_id, tracking_tier, published_at, last_tracked_at, coalesce(next_track_at, now()),
+           views, likes, comment_count
+    FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS e(
+        video_id text COLLATE "C", tracking_tier text, published_at timestamptz,
+        last_tracked_at timestamptz, next_track_at timestamptz,
+        views bigint, likes bigint, comment_count bigint)
+    ON CONFLICT (video_id) DO NOTHING
+    RETURNING video_id
+    """)
+
+_SUMMARY = text("""
+    SELECT tracking_tier, count(*),
+           count(*) FILTER (WHERE coalesce(leased_until, next_track_at) <= now()),
+           count(*) FILTER (WHERE leased_until > now())
+    FROM watchlist GROUP BY tracking_tier ORDER BY tracking_tier
+    """)
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """A video to sample from now on. Without ``next_track_at`` it is due at once."""
+
+    video_id: str
+    tracking_tier: TrackingTier = TrackingTier.HOURLY
+    published_at: datetime | None = None
+    last_tracked_at: datetime | None = None
+    next_track_at: datetime | None = None
+    views: int | None = None
+    likes: int | None = None
+    comment_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DueVideo:
+    """A leased entry. ``lease`` is its token; ``next_track_at`` when it had been due."""
+
+    video_id: str
+    tracking_tier: str
+    last_tracked_at: datetime | None
+    next_track_at: datetime
+    lease: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingReport:
+    """A video was sampled at ``last_tracked_at`` and is due again at ``next_track_at``.
+
+    With ``lease`` the report counts only while that lease is the current one. Counters that are not
+    known leave the last known ones.
+    """
+
+    video_id: str
+    tracking_tier: TrackingTier
+    last_tracked_at: datetime
+    next_track_at: datetime
+    views: int | None = None
+    likes: int | None = None
+    comment_count: int | None = None
+    lease: uuid.UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TierSummary:
+    """How many entries a tier has, how many of them are due now, and how many are leased."""
+
+    tier: str
+    entries: int
+    due: int
+    leased: int
+
+
+class WatchlistReader(Repository):
+    """Reads the schedule."""
+
+    async def summary(self) -> list[TierSummary]:
+        """One row a tier that has entries."""
+        return [TierSummary(*row) for row in await self.session.execute(_SUMMARY)]
+
+
+class Watchlist(WatchlistReader):
+    """Changes the schedule."""
+
+    async def add(self, entries: Iterable[NewEntry]) -> int:
+        """Add videos that are not there yet; those that are stay as they are. Returns how many came in."""
+        added = 0
+        unique = {check_id(entry.video_id): entry for entry in entries}
+        for entry in unique.values():
+            for field in ("published_at", "last_tracked_at", "next_track_at"):
+                if (moment := getattr(entry, field)) is not None:
+                    utc(moment, field=field)
+        for part in chunks([unique[video_id] for video_id in sorted(unique)]):
+            rows = await self.session.execute(_ADD, {"entries": as_json(part)})
+            added += len(rows.all())
+        return added
+
+    async def claim(self, limit: int) -> list[DueVideo]:
+        """Lease up to ``limit`` due videos, earliest first."""
+        rows = await self.session.execute(CLAIM, {"limit": check_limit(limit)})
+        return [DueVideo(*row[:-1]) for row in rows]
+
+    async def report(self, reports: Sequence[TrackingReport]) -> set[str]:
+        """Record samplings, end their leases; returns the ids of the entries that were changed.
+
+        A report older than what is stored, under a lease that is no longer the current one, or of a
+        video that is not on the list changes nothing.
+        """
+        for report in reports:
+            check_id(report.video_id)
+            utc(report.last_tracked_at, field="last_tracked_at")
+            utc(report.next_track_at, field="next_track_at")
+        changed: set[str] = set()
+        by_video = sorted(reports, key=lambda report: report.video_id)
+        for part in chunks(by_video):
+            rows = await self.session.execute(_REPORT, {"reports": as_json(part)})
+            changed.update(rows.scalars())
+        return changed
