@@ -1,0 +1,234 @@
+"""The keys of one pool: split by the settings, handed out in turn, tried one after the other."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+import structlog
+from pydantic import SecretStr
+
+from atlas.config import ApiKey, Settings, get_settings
+from atlas.errors import AtlasError, ConfigurationError, NotFound, QuotaExhausted
+from atlas.keys.accounts import Accounts, KeyStatus
+
+__all__ = ["KeyRing", "split"]
+
+POOLS = ("hunting", "tracking", "archeology")
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Session:
+    key: ApiKey
+    tried: set[ApiKey] = field(default_factory=set)
+
+
+class KeyRing:
+    """The keys of a pool (``hunting``, ``tracking`` or ``archeology``, in any case). Thread-safe.
+
+    ``keys`` (strings or `ApiKey`) overrides the settings: the caller's own choice, used whole and under
+    any pool name, whatever COMPLIANCE_MODE says. From the settings, COMPLIANCE_MODE leaves only the first
+    key of the whole list to every pool; otherwise see `split`. What is learnt of the keys stays with the
+    ring; rings that are given the same ``accounts`` share it.
+
+    Raises `ConfigurationError` for an unknown pool and for a ring without keys. Keys leave only by
+    ``keys``, `next_key` and `get_session_key`; everything else shows them masked.
+    """
+
+    def __init__(
+        self,
+        pool_name: str,
+        keys: Iterable[str | SecretStr] | None = None,
+        *,
+        accounts: Accounts | None = None,
+    ) -> None:
+        self.pool_name = pool_name.strip().lower()
+        self.accounts = Accounts() if accounts is None else accounts
+        self._keys = _from_settings(self.pool_name) if keys is None else _explicit(keys)
+        if not self._keys:
+            raise ConfigurationError(
+                f"the key ring {self.pool_name!r} is empty",
+                hint="set YOUTUBE_API_KEY_POOL_JSON, and KEY_POOL_*_SIZE so that a key is left for it",
+            )
+        self._by_text = {key.get_secret_value(): key for key in self._keys}
+        self._lock = threading.Lock()
+        self._turn = 0
+        self._sessions: dict[int, _Session] = {}
+        self._ids = itertools.count(1)
+
+    def __repr__(self) -> str:
+        return f"KeyRing({self.pool_name!r}, size={self.size})"
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys in the clear, in order."""
+        return list(self._by_text)
+
+    @property
+    def size(self) -> int:
+        """How many keys the ring has, usable or not."""
+        return len(self._keys)
+
+    def next_key(self) -> str:
+        """The next usable key in turn; one that was used too fast only if there is no other.
+
+        Raises `QuotaExhausted` when all are spent, `ConfigurationError` when all are disabled.
+        """
+        with self._lock:
+            turn = self._turn % self.size
+            key = self._pick(self._keys[turn:] + self._keys[:turn])
+            if key is not None:
+                self._turn = self._keys.index(key) + 1
+                return key.get_secret_value()
+        raise self.exhausted()
+
+    def start_session(self, session_id: int | None = None) -> int:
+        """Begin trying keys for one request, at the first usable one; `end_session` forgets it.
+
+        Sessions fail over: they use a later key only once the earlier ones are spent. A ``session_id``
+        already in use begins anew. Raises as `next_key` does.
+        """
+        with self._lock:
+            key = self._pick(self._keys)
+            if key is not None:
+                if session_id is None:
+                    session_id = next(i for i in self._ids if i not in self._sessions)
+                self._sessions[session_id] = _Session(key)
+                return session_id
+        raise self.exhausted()
+
+    def get_session_key(self, session_id: int) -> str:
+        """The key that the session is at. Raises `NotFound` for a session that was not started."""
+        with self._lock:
+            return self._session(session_id).key.get_secret_value()
+
+    def attempt_rotation(self, session_id: int) -> bool:
+        """Move the session to a usable key it has not tried; False, staying, once there is none.
+
+        Raises `NotFound` for a session that was not started.
+        """
+        with self._lock:
+            session = self._session(session_id)
+            session.tried.add(session.key)
+            key = self._pick([key for key in self._keys if key not in session.tried])
+            if key is None:
+                return False
+            session.key = key
+            return True
+
+    def end_session(self, session_id: int) -> None:
+        """Forget the session. Repeatable."""
+        with self._lock:
+            self._sessions.pop(session_id, None)
+
+    def use(self, key: str) -> None:
+        """Count one request made with ``key``."""
+        self.accounts.use(self._find(key))
+
+    def rest(self, key: str, until: datetime) -> None:
+        """Use no key of this key's project before ``until`` (timezone-aware): its quota is spent."""
+        self.accounts.rest(self._find(key), until)
+
+    def slow_down(self, key: str, until: datetime) -> None:
+        """Prefer keys of other projects before ``until`` (timezone-aware): it was used too fast."""
+        self.accounts.slow_down(self._find(key), until)
+
+    def disable(self, key: str, *, whole_project: bool = False) -> None:
+        """Never use ``key`` again, nor with ``whole_project`` any other of its project."""
+        self.accounts.disable(self._find(key), whole_project=whole_project)
+
+    def is_usable(self, key: str) -> bool:
+        """Whether ``key`` is neither disabled nor spent."""
+        return self.accounts.is_usable(self._find(key))
+
+    def seconds_to_wait(self, key: str) -> float:
+        """How long to hold back before the next request with ``key``; 0 for none."""
+        return self.accounts.seconds_to_wait(self._find(key))
+
+    def status(self) -> tuple[KeyStatus, ...]:
+        """What is known of each key, in order, masked."""
+        return tuple(self.accounts.status(key) for key in self._keys)
+
+    def exhausted(self) -> AtlasError:
+        """The error that says why no key is left, for the caller to raise."""
+        keys = self.status()
+        if all(key.disabled for key in keys):
+            return ConfigurationError(
+                f"every key of the ring {self.pool_name!r} was refused for good",
+                hint="replace the keys in YOUTUBE_API_KEY_POOL_JSON, or enable the API for their project",
+            )
+        ends = [key.resting_until for key in keys if key.resting_until and not key.disabled]
+        return QuotaExhausted(
+            f"every key of the ring {self.pool_name!r} is spent",
+            pool_name=self.pool_name,
+            hint=f"the first is usable again at {min(ends).isoformat()}" if ends else None,
+        )
+
+    def _pick(self, keys: Sequence[ApiKey]) -> ApiKey | None:
+        """The first usable key that need not wait, else the one with the shortest wait."""
+        usable = [key for key in keys if self.accounts.is_usable(key)]
+        return min(usable, key=self.accounts.seconds_to_wait, default=None)
+
+    def _session(self, session_id: int) -> _Session:
+        try:
+            return self._sessions[session_id]
+        except KeyError as error:
+            raise NotFound(
+                f"the key ring {self.pool_name!r} has no session {session_id!r}",
+                hint="begin with start_session()",
+            ) from error
+
+    def _find(self, key: str) -> ApiKey:
+        found = self._by_text.get(key)
+        if found is None:
+            raise NotFound(f"that key is not in the ring {self.pool_name!r}")
+        return found
+
+
+def split(keys: Sequence[T], archeology: int, tracking: int) -> dict[str, Sequence[T]]:
+    """The keys of each pool: the last ``archeology``, the ``tracking`` before them, hunting the rest.
+
+    With no more than ``archeology + tracking`` keys every pool gets all of them.
+    """
+    rest = len(keys) - archeology - tracking
+    if rest <= 0:
+        return dict.fromkeys(POOLS, keys)
+    return {
+        "hunting": keys[:rest],
+        "tracking": keys[rest : rest + tracking],
+        "archeology": keys[rest + tracking :],
+    }
+
+
+def _from_settings(pool_name: str) -> tuple[ApiKey, ...]:
+    if pool_name not in POOLS:
+        raise ConfigurationError(
+            f"there is no key pool {pool_name!r}", hint=f"the pools are {', '.join(POOLS)}"
+        )
+    settings: Settings = get_settings()
+    keys = settings.youtube_api_keys
+    if settings.compliance_mode:
+        return keys[:1]
+    reserved = settings.key_pool_archeology_size + settings.key_pool_tracking_size
+    if 0 < len(keys) <= reserved:
+        log.warning("key_pools_shared", pool=pool_name, keys=len(keys), needed=reserved + 1)
+    pools = split(keys, settings.key_pool_archeology_size, settings.key_pool_tracking_size)
+    return tuple(pools[pool_name])
+
+
+def _explicit(keys: Iterable[str | SecretStr]) -> tuple[ApiKey, ...]:
+    found: dict[str, ApiKey] = {}
+    for key in [keys] if isinstance(keys, str) else keys:
+        if not isinstance(key, str | SecretStr):
+            raise ConfigurationError(f"a key must be text, got {type(key).__name__}")
+        text = (key if isinstance(key, str) else key.get_secret_value()).strip()
+        if text:
+            found.setdefault(text, ApiKey(text, getattr(key, "project", None)))
+    return tuple(found.values())
