@@ -1,0 +1,142 @@
+"""The steps from sealed to live that every kind of file takes, each fenced and safe to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import rmtree
+from typing import TypeVar
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from atlas.config import get_settings
+from atlas.db import Database
+from atlas.db.locks import retry_when_locked
+from atlas.errors import ObjectExists, VaultUnavailable, VerificationFailed
+from atlas.repositories.archive import Control, FileFacts, FileRecord, LedgerWriter
+from atlas.types import Dataset, ObjectStore
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+#: Temporary folders older than this were left by a crash.
+_STALE_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What an archiver may do while it holds the lock under ``fence``."""
+
+    database: Database
+    store: ObjectStore
+    control: Control
+    fence: int
+
+    async def ledger(self, session: AsyncSession) -> LedgerWriter:
+        """The ledger, after the fence was found unchanged in this transaction."""
+        ledger = LedgerWriter(session, self.fence)
+        await ledger.hold()
+        return ledger
+
+    def footer(self, file: FileRecord) -> dict[str, str]:
+        """What every file says of itself, so that the ledger can be made again from the files."""
+        return {
+            "atlas.format": "1",
+            "atlas.dataset": file.dataset,
+            "atlas.slice_start": file.slice_start.astimezone(UTC).isoformat(),
+            "atlas.slice_end": file.slice_end.astimezone(UTC).isoformat(),
+            "atlas.seq": str(file.seq),
+            "atlas.batch_id": str(file.batch_id),
+            "atlas.owner": str(self.control.owner),
+        }
+
+    async def put(self, file: FileRecord, path: Path) -> None:
+        """Create the object. An unclear answer is settled by looking, never by writing again."""
+        try:
+            await asyncio.to_thread(self.store.put_files, [(file.object_key, path)])
+        except ObjectExists:
+            # an earlier run died after its put; verification says whether the object is the right one
+            log.info("archive_object_found", key=file.object_key)
+        except VaultUnavailable:
+            # the answer is lost, the object perhaps not
+            if await asyncio.to_thread(self.store.stat, file.object_key) is None:
+                raise
+        log.debug("archive_stored", key=file.object_key)
+
+    async def written(self, file: FileRecord, facts: FileFacts) -> None:
+        """sealed -> written."""
+        async with self.database.transaction() as session:
+            await (await self.ledger(session)).mark_written(file.id, facts)
+        log.debug("archive_written", key=file.object_key)
+
+    async def verified(self, file: FileRecord, facts: FileFacts) -> None:
+        """written -> verified, once the object was read back.
+
+        A sealed table is counted by PostgreSQL itself: an export that lost rows would agree with its
+        own file. Raises `VerificationFailed`.
+        """
+        async with self.database.transaction() as session:
+            ledger = await self.ledger(session)
+            if file.relation is not None:
+                counted = await ledger.count_rows(file.relation)
+                if counted != facts.row_count:
+                    raise VerificationFailed(
+                        f"{file.object_key} has {facts.row_count} rows, its table has {counted}",
+                        path=file.object_key,
+                    )
+            await ledger.mark_verified(file.id)
+        log.debug("archive_verified", key=file.object_key)
+
+    async def live(
+        self, file: FileRecord, also: Callable[[AsyncSession], Awaitable[T]] | None = None
+    ) -> T | None:
+        """verified -> live; ``also`` runs in the same transaction, which may be tried again whole."""
+
+        @retry_when_locked
+        async def go() -> T | None:
+            async with self.database.transaction() as session:
+                await (await self.ledger(session)).mark_live(file)
+                return None if also is None else await also(session)
+
+        result = await go()
+        log.debug("archive_live", key=file.object_key)
+        return result
+
+    async def send_back(self, file: FileRecord) -> FileRecord:
+        """Back to sealed under a new name; the object of the old one, never live, is removed."""
+        async with self.database.transaction() as session:
+            ledger = await self.ledger(session)
+            key = object_key(Dataset(file.dataset), file.slice_start, file.seq)
+            await ledger.send_back(file.id, key)
+            renamed = await ledger.get(file.id)
+        await asyncio.to_thread(self.store.delete, [file.object_key])
+        return renamed
+
+
+def object_key(dataset: Dataset, start: datetime, seq: int) -> str:
+    """A fresh, unique object name in the folder of the slice's UTC day."""
+    start = start.astimezone(UTC)
+    return f"{dataset}/date={start:%Y-%m-%d}/{start:%H}-{seq}-{uuid.uuid4().hex[:8]}.parquet"
+
+
+@contextmanager
+def workdir() -> Iterator[Path]:
+    """A private folder for one file's temporary data, gone afterwards."""
+    home = get_settings().atlas_home / "tmp"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in home.iterdir():
+        # gone already if another process cleans at the same time
+        with suppress(FileNotFoundError):
+            if left.stat().st_mtime < time.time() - _STALE_SECONDS:
+                rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="archive-", dir=home) as folder:
+        yield Path(folder)

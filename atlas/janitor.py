@@ -1,0 +1,202 @@
+"""The janitor: keeps the database small. Removes finished videos and makes partitions ahead.
+
+Doomed videos take the archive's way: their rows are written to the vault and verified, then deleted by id
+and row version in the transaction that makes the file live. A row that changed meanwhile stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from atlas.archive.epoch import advance_epoch
+from atlas.archive.export import file_sha256, read_back
+from atlas.archive.fingerprint import rows_fingerprint
+from atlas.archive.lock import archiver_lock
+from atlas.archive.steps import Steps, object_key, workdir
+from atlas.config import get_settings
+from atlas.db import Database, db
+from atlas.db.locks import retry_when_locked
+from atlas.errors import ConfigurationError, VerificationFailed
+from atlas.events import EventBus
+from atlas.repositories.archive import FileFacts, FileRecord, NewFile
+from atlas.repositories.doomed import Doomed, DoomedVideo
+from atlas.repositories.partitions import Partitions
+from atlas.types import Dataset
+from atlas.vault import Vault, get_vault
+from atlas.vault.parquet import VIDEOS_SCHEMA, open_writer
+
+log = structlog.get_logger()
+
+#: Delivered events are kept so long.
+_EVENTS_KEPT_DAYS = 7
+#: Partitions are made this far ahead, so that ingest seldom has to.
+_AHEAD = timedelta(days=2)
+
+
+class Janitor:
+    """Cleans up after collectors. Never touches the watchlist or samples."""
+
+    def __init__(self, database: Database | None = None, vault: Vault | None = None) -> None:
+        self.database = db if database is None else database
+        self._vault = vault
+
+    async def run(self, dry_run: bool = False, retention_days: int | None = None) -> dict[str, Any]:
+        """Delete DONE videos discovered before the cutoff; see the keys in ``MaiaDAO.run_janitor``.
+
+        With JANITOR_SAFETY_CHECK only those with transcript and visuals, and only once their rows were
+        read back from the vault. Waits for an archiver at work. Raises as `Archiver.run` does; then
+        nothing was deleted.
+        """
+        settings = get_settings()
+        if not settings.janitor_enabled:
+            return {"deleted": 0, "reason": "disabled"}
+        days = settings.janitor_retention_days if retention_days is None else retention_days
+        safe_only = settings.janitor_safety_check
+        if not dry_run:
+            await self._partitions_ahead()
+            await self._events()
+        async with self.database.transaction(read_only=True) as session:
+            now = await session.scalar(text("SELECT now()"))
+            assert isinstance(now, datetime)
+            cutoff = now - timedelta(days=days)
+            eligible = await Doomed(session, cutoff, safe_only=safe_only).count()
+        if not eligible:
+            return {"deleted": 0, "reason": "none_eligible"}
+        if dry_run:
+            return {"deleted": 0, "dry_run": True, "would_delete": eligible}
+        if safe_only:
+            deleted = await self._archive_and_delete(cutoff)
+        else:
+            async with self.database.transaction() as session:
+                doomed = Doomed(session, cutoff, safe_only=False)
+                deleted = await doomed.delete(await doomed.read())
+        log.info("janitor_run", deleted=deleted, retention_days=days)
+        return {
+            "deleted": deleted,
+            "cutoff_date": cutoff.isoformat(),
+            "retention_days": days,
+            "safety_check_enabled": safe_only,
+        }
+
+    async def _partitions_ahead(self) -> None:
+        hours = get_settings().stats_partition_hours
+
+        @retry_when_locked
+        async def make() -> int:
+            async with self.database.transaction() as session:
+                now = await session.scalar(text("SELECT now()"))
+                assert isinstance(now, datetime)
+                slots = int(_AHEAD / timedelta(hours=hours)) + 1
+                moments = [now + timedelta(hours=hours * step) for step in range(slots)]
+                return await Partitions(session).ensure(moments, hours)
+
+        await make()
+
+    async def _events(self) -> None:
+        """Try again the webhooks that are due, and forget the events that are done with."""
+        bus = EventBus(self.database)
+        try:
+            await bus.deliver_pending()
+        except ConfigurationError as error:
+            # a wrong webhook is no reason to let the database grow
+            log.error("event_delivery_misconfigured", error=str(error))
+        await bus.purge(days=_EVENTS_KEPT_DAYS)
+
+    async def _archive_and_delete(self, cutoff: datetime) -> int:
+        store = (self._vault or get_vault()).store
+        async with archiver_lock(self.database, wait=True) as fence:
+            control = await advance_epoch(self.database, store)
+            steps = Steps(self.database, store, control, fence)
+            await self._abandon_unfinished(steps)
+            async with self.database.transaction(read_only=True) as session:
+                videos = await Doomed(session, cutoff, safe_only=True).read()
+            if not videos:
+                return 0
+            file = await self._announce(steps)
+            with workdir() as folder:
+                path = folder / "videos.parquet"
+                facts = await asyncio.to_thread(_write, videos, path, file, steps.footer(file))
+                await steps.put(file, path)
+                await steps.written(file, facts)
+                await asyncio.to_thread(_verify, steps, file, facts, folder)
+                await steps.verified(file, facts)
+
+            async def delete(session: AsyncSession) -> int:
+                return await Doomed(session, cutoff, safe_only=True).delete(videos)
+
+            return await steps.live(file, delete) or 0
+
+    async def _abandon_unfinished(self, steps: Steps) -> None:
+        """Files of a run that died: their rows were not deleted, and will be written again."""
+        async with self.database.transaction() as session:
+            ledger = await steps.ledger(session)
+            left = [file for file in await ledger.open_files() if file.dataset == Dataset.VIDEOS]
+            for file in left:
+                await ledger.abandon(file.id)
+        if left:
+            await asyncio.to_thread(steps.store.delete, [file.object_key for file in left])
+
+    async def _announce(self, steps: Steps) -> FileRecord:
+        async with self.database.transaction() as session:
+            ledger = await steps.ledger(session)
+            now = await session.scalar(text("SELECT now()"))
+            assert isinstance(now, datetime)
+            day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+            seq = await ledger.next_seq(Dataset.VIDEOS)
+            key = object_key(Dataset.VIDEOS, now, seq)
+            return await ledger.add(
+                NewFile(
+                    Dataset.VIDEOS,
+                    key,
+                    steps.store.identity,
+                    seq,
+                    day,
+                    day + timedelta(days=1),
+                )
+            )
+
+
+def _write(
+    videos: list[DoomedVideo], path: Path, file: FileRecord, footer: dict[str, str]
+) -> FileFacts:
+    """sealed -> a local file, in order of id."""
+    rows = [{**video.values, "seq": file.seq} for video in videos]
+    table = pa.Table.from_pylist(rows, VIDEOS_SCHEMA)
+    fingerprint = rows_fingerprint(table)
+    with open_writer(path, VIDEOS_SCHEMA) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(
+            {**footer, "atlas.rows": str(table.num_rows), "atlas.fingerprint": fingerprint}
+        )
+    return FileFacts(
+        row_count=table.num_rows,
+        byte_size=path.stat().st_size,
+        sha256=file_sha256(path),
+        fingerprint=fingerprint,
+        min_timestamp=None,
+        max_timestamp=None,
+        min_video_id=videos[0].values["id"],
+        max_video_id=videos[-1].values["id"],
+    )
+
+
+def _verify(steps: Steps, file: FileRecord, facts: FileFacts, folder: Path) -> None:
+    fetched = read_back(steps.store, file.object_key, folder)
+    if fetched is not None and fetched[1] == facts.sha256:
+        table = pq.read_table(fetched[0])
+        if table.num_rows == facts.row_count and rows_fingerprint(table) == facts.fingerprint:
+            return
+    raise VerificationFailed(
+        f"{file.object_key} read back from the vault is not what was written",
+        path=file.object_key,
+        hint="nothing was deleted; run the janitor again and look at the vault's health",
+    )
