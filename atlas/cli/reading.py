@@ -1,0 +1,124 @@
+"""``atlas history`` and ``atlas status``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+
+from atlas.cli.output import answer, moment, number, out, run, size, sparkline, table, waiting
+from atlas.errors import NotFound
+
+
+def history(
+    video_id: str = typer.Argument(..., metavar="VIDEO_ID"),
+    since: datetime | None = typer.Option(None, "--since", help="From this time on (UTC)."),
+    until: datetime | None = typer.Option(None, "--until", help="Before this time (UTC)."),
+    limit: int = typer.Option(40, "--limit", min=1, help="Rows shown; the sparkline has all."),
+    json: bool = typer.Option(
+        False, "--json", help="One JSON document for programs, with all rows."
+    ),
+) -> None:
+    """Show the samples of one video, from both tiers."""
+    from atlas.reader import StatsReader
+
+    found = run(StatsReader().history(video_id, _utc(since), _utc(until)))
+    if not found.num_rows:
+        raise NotFound(
+            f"no samples of {video_id} are known" + (" in that time" if since or until else ""),
+            hint="check the id; an id that begins with - goes after --",
+        )
+    rows = found.to_pylist()
+    data = {
+        "video_id": video_id,
+        "samples": [{k: v for k, v in r.items() if k != "video_id"} for r in rows],
+    }
+    answer(data, json, lambda: show_history(video_id, rows, limit))
+
+
+def show_history(video_id: str, rows: list[dict[str, Any]], limit: int) -> None:
+    """A table of the last ``limit`` samples and a sparkline of all views."""
+    before = [None, *[row["views"] for row in rows[:-1]]]
+    cells = [
+        (
+            moment(row["timestamp"]),
+            number(row["views"]),
+            _gain(row["views"], earlier),
+            number(row["likes"]),
+            number(row["comment_count"]),
+        )
+        for row, earlier in zip(rows, before, strict=True)
+    ]
+    columns = ("time (UTC)", ">views", ">gained", ">likes", ">comments")
+    shown = f", the last {limit} shown" if len(rows) > limit else ""
+    out.print(table(f"{video_id}: {number(len(rows))} samples{shown}", columns, cells[-limit:]))
+    out.print(f"views  {sparkline([row['views'] for row in rows])}")
+
+
+def status(
+    json: bool = typer.Option(False, "--json", help="One JSON document for programs.")
+) -> None:
+    """Show how full the tiers are, what is due and what waits."""
+    from atlas.db import db
+    from atlas.status import gather
+    from atlas.vault import get_vault
+
+    found = run(gather(db))
+    spool = get_vault().pending()
+    data = found.as_dict() | {"spool": spool}
+
+    def show() -> None:
+        tiers = found.tiers
+        rows = [
+            (
+                name,
+                number(tier.rows),
+                size(tier.bytes),
+                _each(tier.bytes, tier.rows),
+                number(tier.tables),
+            )
+            for name, tier in (("hot", tiers.hot), ("sealed", tiers.sealed), ("cold", tiers.cold))
+        ]
+        columns = ("samples", ">rows", ">size", ">bytes a row", ">tables or files")
+        out.print(table("Tiers", columns, rows))
+        out.print(
+            f"oldest hot sample {moment(tiers.oldest_hot) or 'none'}; database "
+            f"{size(tiers.database_bytes)}; videos in the vault {number(tiers.cold_videos)}"
+        )
+        if found.watchlist:
+            lines = [
+                (tier.tier, number(tier.entries), number(tier.due), number(tier.leased))
+                for tier in found.watchlist
+            ]
+            out.print(table("Watchlist", ("tier", ">videos", ">overdue", ">leased"), lines))
+        if found.videos:
+            videos = [
+                (
+                    one.status,
+                    number(one.videos),
+                    number(one.without_transcript),
+                    number(one.without_visuals),
+                )
+                for one in found.videos
+            ]
+            names = ("status", ">videos", ">need a transcript", ">need visuals")
+            out.print(table("Videos", names, videos))
+        if found.searches:
+            terms = [(one.status, number(one.terms), number(one.leased)) for one in found.searches]
+            out.print(table("Search queue", ("status", ">terms", ">leased"), terms))
+        out.print(f"spool: {waiting(spool)}")
+
+    answer(data, json, show)
+
+
+def _utc(value: datetime | None) -> datetime | None:
+    return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _gain(now: int | None, before: int | None) -> str:
+    return "" if now is None or before is None else f"{now - before:+,}"
+
+
+def _each(total: int, rows: int) -> str:
+    return f"{total / rows:,.1f}" if rows else ""

@@ -1,0 +1,37 @@
+"""What an operator asks first: how full the tiers are, what is due, what waits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from atlas.db import Database
+from atlas.repositories.search_queue import SearchQueueReader, SearchSummary
+from atlas.repositories.status import StatusReader, Tiers
+from atlas.repositories.videos import StatusSummary, VideoReader
+from atlas.repositories.watchlist import TierSummary, WatchlistReader
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at the database, as of one moment."""
+
+    tiers: Tiers
+    watchlist: list[TierSummary]
+    searches: list[SearchSummary]
+    videos: list[StatusSummary]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; times as datetimes."""
+        return asdict(self)
+
+
+async def gather(database: Database) -> Status:
+    """The status of the database. Raises `DatabaseError`."""
+    async with database.transaction(read_only=True, isolation="REPEATABLE READ") as session:
+        return Status(
+            tiers=await StatusReader(session).tiers(),
+            watchlist=await WatchlistReader(session).summary(),
+            searches=await SearchQueueReader(session).summary(),
+            videos=await VideoReader(session).summary(),
+        )
