@@ -1,0 +1,150 @@
+"""Settings: rules of each variable, and no secret in anything that is printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import AliasChoices, ValidationError
+
+import atlas
+from atlas.config import Settings, get_settings, settings
+from atlas.errors import ConfigurationError
+
+SECRET = "s3cr3t-value"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("STATS_PARTITION_HOURS", "5"),
+        ("JANITOR_RETENTION_DAYS", "0"),
+        ("HOT_MAX_BYTES", "much"),
+        ("KEY_POOL_TRACKING_SIZE", "-1"),
+        ("HYDRA_RETRY_ATTEMPTS", "0"),
+        ("VAULT_PROVIDER", "floppy"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_LEVEL", "LOUD"),
+        ("COMPLIANCE_MODE", "perhaps"),
+    ],
+)
+def test_a_wrong_value_names_the_variable_and_what_it_got(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError) as caught:
+        get_settings()
+    assert variable in str(caught.value)
+    assert value in str(caught.value)
+
+
+def test_a_wrong_secret_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOUTUBE_API_KEY_POOL_JSON", f'["{SECRET}"')
+    with pytest.raises(ConfigurationError, match="YOUTUBE_API_KEY_POOL_JSON") as caught:
+        get_settings()
+    shown: list[Any] = [caught.value]
+    while shown[-1] is not None:
+        shown.append(shown[-1].__cause__ or shown[-1].__context__)
+    assert SECRET not in "".join(map(repr, shown)) + "".join(map(str, shown))
+
+
+def test_no_secret_is_shown_by_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "DATABASE_URL",
+        "HF_TOKEN",
+        "EVENT_BUS_WEBHOOK_URL",
+        "EVENT_BUS_WEBHOOK_SECRET",
+        "DISCORD_WEBHOOK_OPS",
+    ):
+        monkeypatch.setenv(name, f"x{SECRET}")
+    monkeypatch.setenv(
+        "YOUTUBE_API_KEY_POOL_JSON", f'["{SECRET}", {{"key": "{SECRET}2", "project": "p"}}]'
+    )
+    found = get_settings()
+    assert [key.project for key in found.youtube_api_keys] == [None, "p"]
+    text = f"{found!r} {found} {found.model_dump()} {found.youtube_api_keys!r} {settings!r}"
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("[]", []),
+        ("", []),
+        ('["a", "b", "a"]', ["a", "b"]),
+        ('"one"', ["one"]),
+        ("bare-text", ["bare-text"]),
+        ("12345", ["12345"]),
+        ('[{"key": "a", "project": "p"}, "b"]', ["a", "b"]),
+    ],
+)
+def test_a_key_pool_is_read_in_every_form(
+    text: str, keys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YOUTUBE_API_KEY_POOL_JSON", text)
+    assert [key.get_secret_value() for key in get_settings().youtube_api_keys] == keys
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        get_settings().env = "prod"
+    with pytest.raises(AttributeError):
+        settings.env = "prod"
+
+
+@pytest.mark.parametrize(
+    ("variables", "vault"),
+    [
+        ({"HF_REPO_ID": "a/b"}, "huggingface"),
+        ({"HF_DATASET_ID": "a/b"}, "huggingface"),
+        ({"GCS_BUCKET_NAME": "b"}, "gcs"),
+        ({"VAULT_PROVIDER": "Memory"}, "memory"),
+        ({"VAULT_PROVIDER": "gcs", "GCS_BUCKET_NAME": "b", "HF_REPO_ID": "a/b"}, "gcs"),
+        ({}, "local"),
+    ],
+)
+def test_the_vault_is_inferred(
+    variables: dict[str, str], vault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert get_settings().vault == vault
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ENV": "prod"},
+        {"ENV": "staging"},
+        {"VAULT_PROVIDER": "gcs"},
+        {"VAULT_PROVIDER": "huggingface"},
+        {"HF_REPO_ID": "a/b", "GCS_BUCKET_NAME": "b"},
+    ],
+)
+def test_a_vault_that_cannot_be_told_is_an_error(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError):
+        _ = get_settings().vault
+
+
+def test_a_dotenv_file_is_read_and_the_environment_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("JANITOR_RETENTION_DAYS=9\nHOT_MAX_BYTES=5MB\n")
+    monkeypatch.setenv("HOT_MAX_BYTES", "6MB")
+    assert (get_settings().janitor_retention_days, get_settings().hot_max_bytes) == (9, 6_000_000)
+
+
+def test_the_example_names_every_setting_and_no_other() -> None:
+    text = (Path(atlas.__file__).parents[1] / "ENV.example").read_text()
+    named = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", text, re.MULTILINE))
+    known = set()
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        known |= set(alias.choices) if isinstance(alias, AliasChoices) else {name.upper()}
+    assert named | {"HF_DATASET_ID"} == known
