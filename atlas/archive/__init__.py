@@ -1,5 +1,6 @@
 """The move from hot to cold; see docs/archive.md."""
 
 from atlas.archive.engine import Archiver, ArchiveReport
+from atlas.archive.upkeep import Finding, GarbageReport
 
-__all__ = ["ArchiveReport", "Archiver"]
+__all__ = ["ArchiveReport", "Archiver", "Finding", "GarbageReport"]

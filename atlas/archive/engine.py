@@ -20,6 +20,7 @@ from atlas.archive.epoch import adopt_vault, advance_epoch
 from atlas.archive.export import SAMPLE_COLUMNS, export_samples, verify_samples
 from atlas.archive.lock import archiver_lock
 from atlas.archive.steps import Steps, object_key, workdir
+from atlas.archive.upkeep import Finding, GarbageReport, compare, garbage, stored, unnamed
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.db.arrow import ArrowConnection
@@ -34,6 +35,9 @@ log = structlog.get_logger()
 
 #: Slices between sealed and live at the same time; each holds up to `export.RUN_ROWS` rows in memory.
 _SLICES_AT_ONCE = 2
+
+#: How long an object that nothing names is left alone: longer than any run or scan takes.
+GRACE = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,43 @@ class Archiver:
         """Make this database the one the vault belongs to, on a person's word; gives the epoch."""
         async with archiver_lock(self.database):
             return (await adopt_vault(self.database, self.store)).epoch
+
+    async def fsck(self, *, deep: bool = False) -> list[Finding]:
+        """Compare the ledger with the store, changing nothing; no finding means all is well.
+
+        Names, sizes and what nothing names; with ``deep`` every object is read and its checksum
+        compared. Raises `DatabaseError`, `VaultError`.
+        """
+        store = self.store
+        async with self.database.transaction(read_only=True) as session:
+            files = await LedgerReader(session).named_files()
+        return await asyncio.to_thread(lambda: list(compare(store, files, deep=deep)))
+
+    async def collect_garbage(
+        self, older_than: timedelta = GRACE, *, dry_run: bool = False
+    ) -> GarbageReport:
+        """Delete objects that no ledger row names, older than the grace period and of this database.
+
+        Never touches what the ledger names, appended metrics, or another owner's files. The archive
+        lock is held meanwhile, and the ledger is read after the store was listed: an object's ledger
+        row is always older than the object.
+        """
+        store = self.store
+        async with archiver_lock(self.database) as fence:
+            control = await advance_epoch(self.database, store)
+            objects = await asyncio.to_thread(stored, store)
+            async with self.database.transaction() as session:
+                ledger = await Steps(self.database, store, control, fence).ledger(session)
+                named = {file.object_key for file in await ledger.named_files()}
+            found = await asyncio.to_thread(
+                lambda: list(garbage(store, objects, named, control.owner, older_than))
+            )
+            if not dry_run:
+                await asyncio.to_thread(store.delete, [info.key for info in found])
+        keys = tuple(info.key for info in found)
+        log.info("garbage_collected", objects=len(keys), dry_run=dry_run)
+        kept = unnamed(objects, named) - len(keys)
+        return GarbageReport(keys, sum(info.size for info in found), kept)
 
     async def _cutoff(self, older_than: timedelta | datetime | None) -> datetime:
         if isinstance(older_than, datetime):
@@ -200,12 +241,12 @@ class _Run:
         """The oldest closed partition that is past the cutoff, or has to go for the byte budget."""
         async with self.database.transaction(read_only=True) as session:
             attached = await Partitions(session).attached()
-            sealed = await LedgerReader(session).sealed_bytes()
             now = await session.scalar(text("SELECT now()"))
         closed = [partition for partition in attached if partition.upper <= now]
         if not closed:
             return None
-        hot = sealed + sum(partition.byte_size for partition in attached)
+        # what is sealed is on its way out in this very run
+        hot = sum(partition.byte_size for partition in attached)
         oldest = closed[0]
         if oldest.upper <= self.cutoff or hot > get_settings().hot_max_bytes:
             return oldest

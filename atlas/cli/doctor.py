@@ -49,7 +49,6 @@ def doctor(
 async def examine() -> list[Finding]:
     """Every check, in the order in which they depend on each other."""
     checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
-        ("settings", _settings),
         ("database", _database),
         ("migrations", _migrations),
         ("clock", _clock),
@@ -57,7 +56,10 @@ async def examine() -> list[Finding]:
         ("ledger and vault", _epoch),
         ("keys", _keys),
     ]
-    return [await _examine(name, check) for name, check in checks]
+    settings = await _examine("settings", _settings)
+    if not settings.ok:  # nothing else can be told from it
+        return [settings]
+    return [settings, *[await _examine(name, check) for name, check in checks]]
 
 
 async def _examine(name: str, check: Callable[[], Awaitable[str]]) -> Finding:

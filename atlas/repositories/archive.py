@@ -105,6 +105,10 @@ class LedgerReader:
         """Files on their way, oldest seq first."""
         return await self._files(ArchiveFile.state.in_(OPEN_STATES))
 
+    async def named_files(self) -> list[FileRecord]:
+        """Every file whose object must not be touched: all but those that are gone."""
+        return await self._files(ArchiveFile.state != ArchiveState.GONE)
+
     async def live_files(self, dataset: Dataset) -> list[FileRecord]:
         """Files that count as cold data, oldest seq first."""
         return await self._files(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from atlas.vault import GCSVault, LocalVault, MemoryVault, Vault
+from atlas.vault import LocalVault, MemoryVault, Vault
+from atlas.vault.backends.gcs import GCSStore
 from tests.contracts import gcs_server
 
 
@@ -17,7 +18,7 @@ from tests.contracts import gcs_server
 def gcs_file_system() -> Iterator[tuple[str, Any]]:
     """The emulator's address and one gcsfs client for all tests: each client keeps connections open."""
     with gcs_server.running() as endpoint:
-        yield endpoint, GCSVault(gcs_server.BUCKET, "anon", "", endpoint=endpoint).store.fs
+        yield endpoint, GCSStore(gcs_server.BUCKET, token="anon", endpoint=endpoint).fs
 
 
 @pytest.fixture(params=["local", "memory", "gcs"])
@@ -27,6 +28,7 @@ def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
     if request.param == "memory":
         return MemoryVault()
     endpoint, file_system = request.getfixturevalue("gcs_file_system")
-    vault = GCSVault(gcs_server.BUCKET, "anon", f"run/{uuid.uuid4().hex}", endpoint=endpoint)
-    vault.store.fs = file_system
-    return vault
+    prefix = f"run/{uuid.uuid4().hex}"
+    store = GCSStore(gcs_server.BUCKET, prefix, token="anon", endpoint=endpoint)
+    store.fs = file_system
+    return Vault(store)

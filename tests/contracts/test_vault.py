@@ -229,16 +229,16 @@ def test_a_batch_takes_bytes_files_and_data_for_json(vault: Vault) -> None:
         "\x7f",
         ".hidden",
         "a/.x",
-    ]
-    + [
         "a" * 300,
         "a/" * 600 + "a",
         "a\u2028b",
         "\ud800",
         "https://example.org/x",
         "file:///etc/passwd",
-    ]
-    + [None, 7, b"bytes"],
+        None,
+        7,
+        b"bytes",
+    ],
 )
 def test_a_path_that_is_not_inside_is_refused_everywhere(vault: Vault, path: str) -> None:
     for call in (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from atlas.archive.lock import archiver_lock
 from atlas.db import Database
@@ -31,8 +34,7 @@ def atlas(tmp_path: Path) -> Run:
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env=environment
-            | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "160"},
+            env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             timeout=120,
             check=False,
         )
@@ -114,6 +116,54 @@ def test_wrong_settings_exit_2_and_name_the_variable(atlas: Run) -> None:
     assert "DATABASE_URL" in error_of(atlas("status", ENV="prod", DATABASE_URL=None), 2)
 
 
+def test_help_is_given_whatever_the_settings(atlas: Run) -> None:
+    for command in ([], ["archive"], ["vault", "ls"]):
+        done = atlas(*command, "--help", STATS_PARTITION_HOURS="5")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Usage" in done.stdout
+
+
+def test_debug_shows_where_an_error_comes_from(atlas: Run) -> None:
+    for done in (
+        atlas("--debug", "status", STATS_PARTITION_HOURS="5"),
+        atlas("status", STATS_PARTITION_HOURS="5", ATLAS_DEBUG="1"),
+    ):
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert "ConfigurationError" in done.stderr
+
+
+async def test_an_interrupt_exits_130_quietly_and_leaves_nothing_locked(
+    database: Database, atlas: Run, tmp_path: Path
+) -> None:
+    await record_samples(database, samples())
+    async with archiver_lock(database):
+        waiting = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from atlas.cli.main import main; main()", "archive", "--wait"),
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stderr=subprocess.PIPE,
+        )
+        await queued(database, waiting)
+        waiting.send_signal(signal.SIGINT)
+        _, told = await waiting.communicate()
+    assert (waiting.returncode, told) == (130, b"")
+    assert json.loads(atlas("archive", "--json").stdout)["rows"] == len(samples())
+
+
+async def queued(database: Database, program: asyncio.subprocess.Process) -> None:
+    """Wait until ``program`` waits for an advisory lock."""
+    waits = text(
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
+        "WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
+    )
+    while program.returncode is None:
+        async with database.transaction(read_only=True) as session:
+            if await session.scalar(waits):
+                return
+        await asyncio.sleep(0.05)
+
+
 def test_wrong_usage_exits_2(atlas: Run) -> None:
     assert atlas("archive", "--max-rows", "none").returncode == 2
     assert atlas("import", "nowhere.csv").returncode == 2
@@ -141,6 +191,7 @@ async def test_doctor_finds_everything_in_order_or_says_what_mends_it(
     fine = atlas("doctor", "--json", YOUTUBE_API_KEY_POOL_JSON='["a-key-of-some-length"]')
     assert fine.returncode == 0, fine.stdout
     assert {one["check"] for one in json.loads(fine.stdout)} == {
+        "settings",
         "database",
         "migrations",
         "clock",
@@ -153,6 +204,9 @@ async def test_doctor_finds_everything_in_order_or_says_what_mends_it(
     wrong = {one["check"]: one for one in json.loads(broken.stdout) if not one["ok"]}
     assert {"database", "migrations", "clock", "keys"} <= set(wrong)
     assert all(one["mend"] for one in wrong.values())
+    unsettled = atlas("doctor", "--json", STATS_PARTITION_HOURS="5")
+    assert unsettled.returncode == 1
+    assert [one["check"] for one in json.loads(unsettled.stdout)] == ["settings"]
 
 
 async def test_a_vault_that_cannot_be_written_is_told_and_nothing_is_lost(
@@ -161,7 +215,7 @@ async def test_a_vault_that_cannot_be_written_is_told_and_nothing_is_lost(
     await record_samples(database, samples())
     (tmp_path / "home").mkdir(exist_ok=True)
     (tmp_path / "home" / "vault").write_text("a file where the folder should be")
-    assert "vault" in error_of(atlas("archive"), 1)
+    assert "is not a folder" in error_of(atlas("archive"), 1)
     (tmp_path / "home" / "vault").unlink()
     assert json.loads(atlas("archive", "--json").stdout)["rows"] == len(samples())
 

@@ -40,31 +40,38 @@ def test_an_installed_wheel_migrates_a_database_from_anywhere(
 ) -> None:
     folder = tmp_path / "clean"
     venv.create(folder, with_pip=False)
-    (site,) = folder.glob("lib/python*/site-packages")
-    with zipfile.ZipFile(wheel) as content:
-        content.extractall(site)
-    # the dependencies are those of this environment, all but the checkout itself
-    theirs = sysconfig.get_paths()["purelib"]
-    (site / "dependencies.pth").write_text(theirs + "\n")
-    run = [str(folder / "bin" / "python"), "-c", "from atlas.cli.main import main; main()"]
-    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": empty_database_url, "ENV": "test"}
-    environment["ATLAS_HOME"] = str(tmp_path / "home")
-    where = subprocess.run(
-        [run[0], "-c", "import atlas; print(atlas.__file__)"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
+    python = folder / "bin" / "python"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"),
+            *("--no-deps", "--no-index", "--disable-pip-version-check", str(wheel)),
+        ],
         check=True,
     )
-    assert where.stdout.startswith(str(site))
-    for command in (["db", "upgrade"], ["db", "check"], ["status"]):
+    # the dependencies are those of this environment, all but the checkout itself: what a .pth names
+    # is searched, but its own .pth files, an editable install's among them, are not obeyed
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+
+    def run(*command: str) -> str:
         done = subprocess.run(
-            [*run, *command],
+            command,
             cwd=tmp_path,
-            env=environment,
+            env={
+                "PATH": os.environ["PATH"],
+                "DATABASE_URL": empty_database_url,
+                "ENV": "test",
+                "ATLAS_HOME": str(tmp_path / "home"),
+            },
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run(str(python), "-c", "import atlas; print(atlas.__file__)").startswith(str(site))
+    atlas = str(folder / "bin" / "atlas")
+    assert run(atlas, "--version") == f"atlas {wheel.name.split('-')[1]}\n"
+    for command in (("db", "upgrade"), ("db", "check"), ("status",)):
+        run(atlas, *command)

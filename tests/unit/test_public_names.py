@@ -112,21 +112,35 @@ MODULES = sorted(
 )
 
 
-def test_importing_every_module_reads_no_setting_opens_nothing_and_starts_no_thread(
+def test_importing_every_module_reads_no_environment_opens_nothing_and_starts_no_thread(
     tmp_path: Path,
 ) -> None:
     code = f"""
-import sys, threading, logging
+import os, sys, threading, logging
 import structlog, sqlalchemy, pyarrow.dataset, aiohttp, typer, rich.progress, rich.table, rich.console
 import alembic.command, adbc_driver_postgresql.dbapi, pydantic_settings, fsspec, tenacity, zoneinfo
 handlers = list(logging.getLogger().handlers)
-sockets, written, ours = [], [], []
+sockets, written, opened, read, ours = [], [], [], [], []
+def by_atlas(frame):
+    while frame.f_code.co_filename.startswith("<frozen"):
+        frame = frame.f_back  # os.environ.get is a method of a frozen module
+    return frame.f_code.co_filename.startswith({str(ROOT / "atlas")!r})
 def audit(event, args):
     if event in ("socket.connect", "socket.bind", "sqlite3.connect", "subprocess.Popen"):
         sockets.append((event, args))
     if event == "open" and args[1] and any(c in str(args[1]) for c in "wax+"):
         written.append(args)
+    if event == "open" and sys._getframe(1).f_code.co_filename.startswith({str(ROOT / "atlas")!r}):
+        opened.append(args)
 sys.addaudithook(audit)
+class Watched(type(os.environ)):
+    def __getitem__(self, key):
+        if by_atlas(sys._getframe(1)): read.append(key)
+        return super().__getitem__(key)
+    def __iter__(self):
+        if by_atlas(sys._getframe(1)): read.append("all")
+        return super().__iter__()
+os.environ.__class__ = Watched
 import atlas.config
 atlas.config.get_settings = atlas.config.Settings.__init__ = lambda *a, **k: ours.append(a)
 import importlib
@@ -134,6 +148,8 @@ for name in {MODULES!r}:
     importlib.import_module(name)
 assert not sockets, sockets
 assert not written, written
+assert not opened, opened
+assert not read, read
 assert not ours, "a module read the settings"
 assert threading.active_count() == 1, threading.enumerate()
 assert logging.getLogger().handlers == handlers

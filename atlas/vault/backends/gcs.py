@@ -186,12 +186,13 @@ class GCSStore(FsspecStore):
     def _told(self, key: str) -> Iterator[None]:
         try:
             yield
-        except (VaultError, FileExistsError):
-            raise
-        except FileNotFoundError:
+        except (VaultError, FileExistsError, FileNotFoundError):
             raise
         except Exception as error:
-            raise _vault_error(error, key, self._bucket) from error
+            translated = _vault_error(error, key, self._bucket)
+            if translated is None:
+                raise  # nothing gcsfs is known to raise: a mistake in a program
+            raise translated from error
 
 
 def _info(key: str, entry: dict[str, Any]) -> ObjectInfo:
@@ -214,7 +215,7 @@ def _multipart(boundary: str, resource: dict[str, Any], content: bytes) -> bytes
     return "\r\n".join(lines).encode() + content + f"\r\n--{boundary}--".encode()
 
 
-def _vault_error(error: Exception, key: str, bucket: str) -> VaultError:
+def _vault_error(error: Exception, key: str, bucket: str) -> VaultError | None:
     """What gcsfs raised, by status and type; its own text is left out, it may quote the request."""
     import aiohttp
     import requests
@@ -242,5 +243,7 @@ def _vault_error(error: Exception, key: str, bucket: str) -> VaultError:
         return VaultUnavailable(f"{where}: no answer ({type(error).__name__})", path=path)
     if status is not None and (status in (408, 429) or status >= 500):
         return VaultUnavailable(f"{where}: the service answered {status}", path=path)
+    if not isinstance(error, HttpError | ValueError | RuntimeError):
+        return None
     said = f"the service answered {status}" if status else type(error).__name__
     return VaultError(f"{where}: {said}", path=path)

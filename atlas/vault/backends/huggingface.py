@@ -201,6 +201,7 @@ class HuggingFaceStore(FsspecStore):
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
+        mark = uuid.uuid4().hex
         operations = [
             (
                 CommitOperationDelete(self._prefix + key)
@@ -241,11 +242,11 @@ class HuggingFaceStore(FsspecStore):
     def _told(self, key: str) -> Iterator[None]:
         try:
             yield
-        except (VaultError, FileNotFoundError) as error:
-            if isinstance(error, VaultError) or _status(error) is None:
-                raise
-            _raise(error, key, self._repo)
+        except VaultError:
+            raise
         except Exception as error:
+            if isinstance(error, FileNotFoundError) and _status(error) is None:
+                raise
             _raise(error, key, self._repo)
 
 
@@ -283,6 +284,8 @@ def _raise(error: Exception, key: str, repo: str) -> NoReturn:
     if status is None and isinstance(error, httpx2.HTTPError | OSError | RuntimeError):
         name = type(error).__name__
         raise VaultUnavailable(f"{where}: no answer ({name})", path=path) from error
-    hint_ = "a repository id is owner/name" if isinstance(error, HFValidationError) else None
+    if status is None and not isinstance(error, ValueError):
+        raise error  # nothing the client is known to raise: a mistake in a program
+    wrong_id = "a repository id is owner/name" if isinstance(error, HFValidationError) else None
     said = f"the Hub answered {status}" if status else type(error).__name__
-    raise VaultError(f"{where}: {said}", path=path, hint=hint_) from error
+    raise VaultError(f"{where}: {said}", path=path, hint=wrong_id) from error

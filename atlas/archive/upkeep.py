@@ -1,0 +1,124 @@
+"""Comparing ledger and store, and removing what nothing names."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atlas.archive.export import read_back
+from atlas.archive.steps import workdir
+from atlas.repositories.archive import FileRecord
+from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore
+
+#: Folders whose every file the ledger names. Appended metrics are named by nobody and never touched.
+_LEDGER_FOLDERS = (Dataset.STATS, Dataset.VIDEOS)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A difference between ledger and store: what it is, what it means, and what to do."""
+
+    key: str
+    kind: str
+    meaning: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageReport:
+    """What clean-up removed (or would have): objects and bytes; ``kept`` is unnamed but not ours or young."""
+
+    keys: tuple[str, ...] = ()
+    bytes: int = 0
+    kept: int = 0
+
+
+def garbage(
+    store: ObjectStore,
+    objects: list[ObjectInfo],
+    named: set[str],
+    owner: uuid.UUID | None,
+    older_than: timedelta,
+) -> Iterator[ObjectInfo]:
+    """Objects that nothing names, older than the grace period, with this database's owner mark."""
+    before = datetime.now(UTC) - older_than
+    for info in objects:
+        if info.key in named or info.modified_at is None or info.modified_at > before:
+            continue
+        if owner is not None and owner_of(store, info.key) == str(owner):
+            yield info
+
+
+def unnamed(objects: list[ObjectInfo], named: set[str]) -> int:
+    """How many objects nothing names."""
+    return sum(info.key not in named for info in objects)
+
+
+def stored(store: ObjectStore) -> list[ObjectInfo]:
+    """Every object in the folders that the ledger describes."""
+    return [info for folder in _LEDGER_FOLDERS for info in store.list(str(folder))]
+
+
+def owner_of(store: ObjectStore, key: str) -> str | None:
+    """The owner mark in an object's footer; None where there is none or it cannot be read."""
+    source: BinaryIO | None = store.open(key)
+    if source is None:
+        return None
+    with source:
+        try:
+            metadata = pq.read_metadata(source).metadata or {}
+        except (pa.ArrowException, EOFError):
+            return None
+    mark = metadata.get(b"atlas.owner")
+    return None if mark is None else mark.decode()
+
+
+def compare(store: ObjectStore, files: list[FileRecord], *, deep: bool) -> Iterator[Finding]:
+    """What is wrong between the ledger's live files and the store; ``deep`` reads every byte."""
+    objects = {info.key: info for info in stored(store)}
+    for file in files:
+        info = objects.get(file.object_key)
+        if file.state != ArchiveState.LIVE:
+            continue
+        if info is None:
+            yield Finding(
+                file.object_key,
+                "missing",
+                f"{file.row_count} rows from {file.slice_start:%Y-%m-%d %H:%M} cannot be read",
+                "restore the object from the store's versions or a backup",
+            )
+        elif info.size != file.byte_size:
+            yield _damaged(file, "size", f"{info.size} bytes, written were {file.byte_size}")
+        elif deep and (difference := _checksum_differs(store, file)):
+            yield _damaged(file, "checksum", difference)
+    named = {file.object_key for file in files}
+    for key in sorted(objects.keys() - named):
+        yield Finding(
+            key,
+            "unnamed",
+            "no ledger row names it: left by a run that died, or another database's",
+            "`atlas vault gc` removes those of this database after the grace period",
+        )
+
+
+def _damaged(file: FileRecord, kind: str, difference: str) -> Finding:
+    return Finding(
+        file.object_key,
+        kind,
+        f"the object is not what was verified: {difference}",
+        "restore the object from the store's versions or a backup; do not delete it",
+    )
+
+
+def _checksum_differs(store: ObjectStore, file: FileRecord) -> str | None:
+    with workdir() as folder:
+        fetched = read_back(store, file.object_key, folder)
+    if fetched is None:
+        return "it is gone"
+    return None if fetched[1] == file.sha256 else f"SHA-256 {fetched[1]}, written was {file.sha256}"
