@@ -7,6 +7,7 @@ video is sampled at the moment it was due: the watchlist itself is what drives t
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -91,11 +92,15 @@ def demo(
             f"the vault, {summary.seconds:.1f} s\n"
         )
         show_history(summary.example, history, 15)
+        # as the reader started it: make does not put the program on the PATH
+        program = "atlas" if shutil.which("atlas") else sys.argv[0]
         out.print(
-            "\nTry next, with the same settings (ENV=dev):\n"
-            "  atlas db upgrade && atlas status\n"
-            "  atlas import YOUR.csv --date-format %Y-%m-%d && atlas archive\n"
-            "  atlas doctor"
+            "\nTry next, on a database that is not made anew each time:\n"
+            "  export ENV=dev\n"
+            f"  {program} db upgrade\n"
+            f"  {program} import YOUR.csv --date-format %Y-%m-%d\n"
+            f"  {program} archive\n"
+            f"  {program} status"
         )
 
     answer(asdict(summary) | {"history": history}, json, show)

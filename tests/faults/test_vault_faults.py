@@ -134,6 +134,23 @@ def test_two_processes_that_deliver_one_spool_deliver_each_row_once(
     assert vault.pending().count == 0
 
 
+def test_a_file_that_another_process_just_delivered_is_no_error(
+    vault: LocalVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = vault.store.put_files
+
+    def come_second(items: Any) -> None:
+        if items[0][1].exists() and not vault.list_files("metrics"):
+            put(items)
+            items[0][1].unlink()
+        put(items)
+
+    monkeypatch.setattr(vault.store, "put_files", come_second)
+    vault.append_metrics([row("a")])
+    vault.append_metrics([row("b")])
+    assert stored(vault) == ["a", "b"]
+
+
 def test_swaps_of_two_processes_lose_no_step(vault: LocalVault, tmp_path: Path) -> None:
     processes = [child(tmp_path, "count", "40") for _ in range(2)]
     for process in processes:

@@ -143,7 +143,7 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(
 def test_the_example_names_every_setting_and_no_other() -> None:
     text = (Path(atlas.__file__).parents[1] / "ENV.example").read_text()
     named = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", text, re.MULTILINE))
-    known = set()
+    known: set[object] = set()
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         known |= set(alias.choices) if isinstance(alias, AliasChoices) else {name.upper()}

@@ -36,7 +36,7 @@ def test_the_package_exports_what_the_contract_names() -> None:
     from atlas import AlertChannel, AlertLevel, AtlasError, __version__, notifier, settings
 
     assert AlertLevel.CRITICAL.value == 0xE74C3C
-    assert AlertChannel.SURVEILLANCE == "watch"
+    assert AlertChannel.SURVEILLANCE.value == "watch"
     assert issubclass(AtlasError, Exception)
     assert __version__
     assert settings.env == "test"
@@ -70,17 +70,9 @@ def test_every_import_path_of_the_contract_resolves() -> None:
     assert issubclass(HuggingFaceVault, Vault)
     assert isinstance(db, Database)
     assert isinstance(events, EventBus)
-    named = (
-        Archiver,
-        ArchiveReport,
-        StatsReader,
-        AlertChannel,
-        AlertLevel,
-        notifier,
-        HydraExecutor,
-    )
-    named += (KeyRing, execute_youtube_request_async, health_check_all, retry, retry_async)
-    named += (validate_channel_id, validate_youtube_id, get_vault, vault)
+    named: list[object] = [Archiver, ArchiveReport, StatsReader, AlertChannel, AlertLevel, notifier]
+    named += [HydraExecutor, KeyRing, execute_youtube_request_async, health_check_all]
+    named += [retry, retry_async, validate_channel_id, validate_youtube_id, get_vault, vault]
     assert all(one is not None for one in named)
 
 

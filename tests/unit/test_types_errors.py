@@ -71,6 +71,8 @@ def test_a_time_without_zone_is_refused_and_one_with_a_zone_is_kept() -> None:
         def utcoffset(self, dt: datetime | None) -> None:
             return None
 
+        dst = tzname = utcoffset
+
     now = datetime.now(UTC)
     assert utc(now) is now
     for naive in (now.replace(tzinfo=None), now.replace(tzinfo=Vague())):

@@ -25,10 +25,12 @@ def refusal(status: int, kind: type[HfHubHTTPError] = HfHubHTTPError) -> HfHubHT
 
 
 class Repository:
-    """What `HfApi` and `HfFileSystem` do with one dataset; ``before`` and ``after`` a commit may fail."""
+    """What `HfApi` and `HfFileSystem` do with one dataset; something may happen after a
+    look at files, and before and after a commit."""
 
     def __init__(self) -> None:
         self.history: list[tuple[str, str, dict[str, bytes]]] = [("0", "initial", {})]
+        self.looked: list[Any] = []
         self.before: list[Any] = []
         self.after: list[Any] = []
 
@@ -42,6 +44,8 @@ class Repository:
         self, repo: str, paths: list[str], *, revision: str, **_: Any
     ) -> list[RepoFile]:
         files = self.at(revision)
+        for hook in (self.looked.pop(0),) if self.looked else ():
+            hook()
         return [self.record(path, files[path]) for path in paths if path in files]
 
     def list_repo_tree(
@@ -162,6 +166,15 @@ def test_a_name_that_another_writer_took_meanwhile_is_not_replaced(
         vault.store.put_bytes("x", b"mine", overwrite=False)
     assert caught.value.path == "x"
     assert hub.history[-1][2] == {"pre/x": b"theirs"}
+
+
+def test_a_commit_has_for_parent_what_was_looked_at(vault: Vault, hub: Repository) -> None:
+    hub.looked = [lambda: hub.commit({"pre/x": b"theirs"})]
+    with pytest.raises(ObjectExists):
+        vault.store.put_bytes("x", b"mine", overwrite=False)
+    hub.looked = [lambda: hub.commit({"pre/x": b"theirs again"})]
+    assert not vault.store.compare_and_swap("x", b"theirs", b"mine")
+    assert hub.history[-1][2] == {"pre/x": b"theirs again"}
 
 
 def test_a_commit_whose_answer_was_lost_counts_as_made(vault: Vault, hub: Repository) -> None:
