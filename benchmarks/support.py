@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-import asyncpg
 from sqlalchemy import text
 
 from atlas.db import Database
 from atlas.db.migrations import upgrade
-from tests.support.postgres import server_url
+from tests.support import postgres
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +69,15 @@ def stopwatch() -> Iterator[Stopwatch]:
 async def scratch_database() -> AsyncIterator[Database]:
     """A migrated database of its own on the server that the tests use."""
     os.environ.setdefault("ENV", "test")
-    with server_url() as url:
-        name = f"bench_{uuid.uuid4().hex[:8]}"
-        admin = await asyncpg.connect(url)
-        await admin.execute(f"CREATE DATABASE {name}")
-        database = Database(url.replace("/postgres?", f"/{name}?", 1))
+    with postgres.running() as server:
+        url = server.create()
+        database = Database(url)
         try:
             await upgrade(database)
             yield database
         finally:
             await database.close()
-            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-            await admin.close()
+            server.drop(url)
 
 
 async def fill_samples(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -216,7 +218,9 @@ def _engine_options(target: Target, overrides: dict[str, Any]) -> dict[str, Any]
     if not target.has_application_name:
         server_settings["application_name"] = "atlas"
     arguments: dict[str, Any] = {**target.asyncpg, "server_settings": server_settings}
-    options: dict[str, Any] = {"hide_parameters": True}
+    # text as it is in JSON: a server whose encoding is SQL_ASCII refuses \u escapes
+    plain_json = functools.partial(json.dumps, ensure_ascii=False)
+    options: dict[str, Any] = {"hide_parameters": True, "json_serializer": plain_json}
     if settings.database_pool_mode == "transaction":
         # the pooler gives each transaction another server connection: nothing may be prepared for
         # later, and names must not meet

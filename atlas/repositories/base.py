@@ -72,7 +72,8 @@ def known(table: str, *columns: str) -> dict[str, str]:
 def as_json(records: Iterable[Any]) -> str:
     """Dataclasses with slots as a JSON array for ``jsonb_to_recordset``."""
     rows = [{name: getattr(record, name) for name in record.__slots__} for record in records]
-    return json.dumps(rows, default=_jsonable)
+    # text as it is: a server whose encoding is SQL_ASCII refuses \u escapes
+    return json.dumps(rows, default=_jsonable, ensure_ascii=False)
 
 
 def _jsonable(value: object) -> str:
