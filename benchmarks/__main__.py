@@ -35,7 +35,7 @@ async def run(names: list[str], rows: int) -> list[Result]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*SUITES, []], default=list(SUITES))
+    parser.add_argument("names", nargs="*", metavar="SUITE", help=", ".join(SUITES))
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the archive run")
     arguments = parser.parse_args()
     results = asyncio.run(run(arguments.names or list(SUITES), arguments.rows))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import asyncpg
 from sqlalchemy import text
 
+from atlas.db.errors import translate
 from atlas.errors import InvalidInput
 from atlas.repositories.base import Repository, chunks
 from atlas.types import Sample, check_id, utc
@@ -17,9 +19,10 @@ MAX_COUNTER = 2**63 - 1
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 COUNTERS = ("views", "likes", "comment_count")
 
-# One unnest, because COPY into a temporary table and an upsert from there never pays enough for its
-# second path: measured 45 against 15 thousand rows a second in batches of 50, 118 against 83 in
-# batches of 5,000, 88 against 103 in one of 50,000, which is cut into the former here.
+#: From so many rows on COPY is tried first: 0.7 of the speed of plain COPY, where the upsert has 0.3.
+#: (COPY into a temporary table and an upsert from there was no quicker than the upsert alone.)
+_COPY_FROM = 500
+
 _UPSERT = text("""
     INSERT INTO video_stats_log (video_id, timestamp, views, likes, comment_count)
     SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:timestamps AS timestamptz[]),
@@ -44,6 +47,8 @@ class Stats(Repository):
         newest = _checked(samples, latest)
         # rows are locked in the order of the arrays: one order for everybody, and no deadlock
         for part in chunks([newest[key] for key in sorted(newest)]):
+            if len(part) >= _COPY_FROM and await self._copied(part):
+                continue
             await self.session.execute(
                 _UPSERT,
                 {
@@ -55,6 +60,24 @@ class Stats(Repository):
                 },
             )
         return len(newest)
+
+    async def _copied(self, samples: Sequence[Sample]) -> bool:
+        """Write samples by COPY, or nothing and False if one of them is there already."""
+        rows = [
+            (one.video_id, one.timestamp, one.views, one.likes, one.comment_count)
+            for one in samples
+        ]
+        try:
+            async with self.session.begin_nested():
+                connection = await (await self.session.connection()).get_raw_connection()
+                await connection.driver_connection.copy_records_to_table(  # type: ignore[union-attr]  # asyncpg's
+                    "video_stats_log", records=rows, columns=("video_id", "timestamp", *COUNTERS)
+                )
+        except asyncpg.UniqueViolationError:
+            return False
+        except asyncpg.PostgresError as error:
+            raise translate(error) or error from error
+        return True
 
 
 def check_counter(value: object, field: str, row: int | None = None) -> int | None:

@@ -210,3 +210,23 @@ async def test_writers_of_the_same_samples_in_opposite_order_do_not_deadlock(
         )
     assert await scalar(database, COUNT) == 800
     assert tries == 15  # the victim of a deadlock would have tried again
+
+
+@pytest.mark.parametrize("rows", [499, 500, 6_000])
+async def test_a_large_batch_that_meets_older_samples_replaces_them_whole(
+    rows: int, database: Database
+) -> None:
+    first = [Sample(f"v{n:05d}", NOON, views=1, likes=1, comment_count=1) for n in range(rows)]
+    second = [Sample(f"v{n:05d}", NOON, views=n) for n in range(rows - 1, 2 * rows)]
+    assert await record_samples(database, first) == rows
+    assert await record_samples(database, second) == rows + 1
+    async with database.transaction() as session:
+        found = (
+            await session.execute(
+                text("SELECT video_id, views, likes FROM video_stats_log ORDER BY video_id")
+            )
+        ).all()
+    assert [tuple(row) for row in found[: rows - 1]] == [(one.video_id, 1, 1) for one in first[:-1]]
+    assert [tuple(row) for row in found[rows - 1 :]] == [
+        (one.video_id, one.views, None) for one in second
+    ]
