@@ -12,7 +12,7 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from atlas.errors import ConfigurationError
 
@@ -40,6 +40,10 @@ _LIBPQ_ONLY = frozenset(
 #: Seconds to wait for a connection where the URL has no ``connect_timeout``.
 CONNECT_TIMEOUT = 15.0
 
+#: RFC 3986, appendix B. (urllib refuses bracketed addresses among several hosts, in some releases.)
+_URL = re.compile(
+    r"(?P<scheme>[^:/?#]+)://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(\?(?P<query>[^#]*))?(#(?P<fragment>.*))?"
+)
 _HOST = re.compile(r"(?P<name>\[[^\]]+\]|[^:\[\]]*)(?::(?P<port>\d{1,5}))?")
 
 
@@ -63,24 +67,22 @@ def translate_url(url: str) -> Target:
     and password work. Raises `ConfigurationError`, which never shows the password, for another
     scheme, a malformed host or port, and a query name or value that libpq does not know.
     """
-    try:
-        parts = urlsplit(url.strip())
-    except ValueError:
-        raise _unreadable() from None
-    if parts.scheme not in _SCHEMES:
+    parts = _URL.fullmatch(url.strip())
+    if parts is None or parts["scheme"] not in _SCHEMES:
         raise ConfigurationError(
             "DATABASE_URL does not begin with postgresql://",
             hint="use postgresql://user:password@host:5432/database",
         )
-    if parts.fragment or "@" in parts.path:
+    path = parts["path"]
+    if parts["fragment"] or "@" in path:
         raise _unreadable()
-    userinfo, at, hosts = parts.netloc.rpartition("@")
-    if not all(_is_host(host) for host in hosts.split(",")):
+    userinfo, at, hosts = parts["netloc"].rpartition("@")
+    if set(userinfo) & set("[]") or not all(_is_host(host) for host in hosts.split(",")):
         raise _unreadable()
     user, colon, password = userinfo.partition(":")
-    authority = f"{_requoted(user)}{colon}{_requoted(password)}{at}{hosts}"
-    query = _query(parts.query)
-    database = query.get("dbname") or unquote(parts.path.removeprefix("/"))
+    credentials = f"{_requoted(user)}{colon}{_requoted(password)}{at}"
+    query = _query(parts["query"] or "")
+    database = query.get("dbname") or unquote(path.removeprefix("/"))
     where = f"{hosts or query.get('host') or 'the default host'}/{database}"
     shared = {name: value for name, value in query.items() if name in _SHARED}
     arguments: dict[str, Any] = {"timeout": _timeout(query.get("connect_timeout"))}
@@ -88,10 +90,14 @@ def translate_url(url: str) -> Target:
         # libpq 16: the system's certificates, and always verify-full
         del shared["sslrootcert"]
         arguments["ssl"] = ssl.create_default_context()
-    arguments["dsn"] = _compose(authority, parts.path, shared)
+    if "[" in hosts and "," in hosts:
+        # asyncpg reads the authority by urllib, which in some releases of Python takes one address only
+        arguments["dsn"] = _compose(credentials or "@", path, {**shared, "host": hosts})
+    else:
+        arguments["dsn"] = _compose(credentials + hosts, path, shared)
     return Target(
         where=where,
-        libpq_url=_compose(authority, parts.path, query),
+        libpq_url=_compose(credentials + hosts, path, query),
         asyncpg=arguments,
         has_application_name="application_name" in query,
     )
@@ -146,7 +152,7 @@ def _requoted(text: str) -> str:
 
 
 def _compose(authority: str, path: str, query: dict[str, str]) -> str:
-    tail = f"?{urlencode(query, quote_via=quote, safe='/,')}" if query else ""
+    tail = f"?{urlencode(query, quote_via=quote, safe='/,:[]')}" if query else ""
     return f"postgresql://{authority}{path}{tail}"
 
 

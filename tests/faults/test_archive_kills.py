@@ -33,6 +33,10 @@ STEPS = [
 ]
 
 
+#: Random schedules to run; ``make chaos N=...`` sets it.
+SCHEDULES = int(os.environ.get("ATLAS_CHAOS", "6"))
+
+
 async def start_child(url: str, folder: Path, *args: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -136,7 +140,7 @@ async def test_a_kill_at_this_step_loses_and_doubles_nothing(
     assert len(list(vault.store.list("video_stats"))) == live
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(SCHEDULES))
 async def test_kills_at_random_moments_lose_and_double_nothing(
     seed: int, database: Database, tmp_path: Path
 ) -> None:

@@ -29,8 +29,9 @@ async def test_a_full_disk_is_told_and_the_next_run_archives_everything(
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
+    # -B: the limit would cut compiled modules short, and every later process would read them
     done = subprocess.run(  # noqa: ASYNC221 - the test has nothing else to do meanwhile
-        [sys.executable, "-c", "from atlas.cli.main import main; main()", "archive"],
+        [sys.executable, "-B", "-c", "from atlas.cli.main import main; main()", "archive"],
         preexec_fn=small_disk,
         capture_output=True,
         text=True,
