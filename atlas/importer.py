@@ -24,7 +24,8 @@ from sqlalchemy import text
 
 from atlas.db import Database
 from atlas.errors import AtlasError, InvalidInput
-from atlas.ingest import AHEAD, parse_counter, record_samples
+from atlas.ingest import AHEAD, record_samples
+from atlas.parsing import parse_counter
 from atlas.repositories.stats import EARLIEST
 from atlas.repositories.videos import Videos
 from atlas.repositories.watchlist import NewEntry, Watchlist

@@ -89,7 +89,7 @@ async def pause(seconds: float) -> None:
 
 def block(seconds: float) -> None:
     """`pause` for plain functions."""
-    time.sleep(seconds)
+    time.sleep(seconds)  # a plain function's caller waits in its own thread
 
 
 def _policy(

@@ -12,7 +12,8 @@ from atlas.adapters.maia_ghost import GhostTrackingMixin
 from atlas.adapters.youtube import item_id, parse_statistics, parse_video
 from atlas.db import Database, db
 from atlas.errors import InvalidInput
-from atlas.ingest import parse_counter, parse_sample, record_samples
+from atlas.ingest import parse_sample, record_samples
+from atlas.parsing import parse_counter
 from atlas.repositories.search_queue import SearchQueue
 from atlas.repositories.videos import Videos, Work
 from atlas.types import Sample, SearchStatus, VideoStatus, check_id

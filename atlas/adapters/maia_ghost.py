@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from atlas.errors import InvalidInput
-from atlas.ingest import parse_moment
+from atlas.parsing import parse_moment
 from atlas.repositories.watchlist import NewEntry, TrackingReport, Watchlist
 from atlas.scheduling import AgePolicy
 from atlas.types import TrackingTier, check_id

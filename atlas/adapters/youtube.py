@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atlas.errors import InvalidInput
-from atlas.ingest import parse_counter, parse_moment
+from atlas.parsing import parse_counter, parse_moment
 from atlas.repositories.stats import COUNTERS
 from atlas.types import Channel, Video, check_id
 

@@ -41,7 +41,7 @@ async def bind(database: Database, store: ObjectStore) -> Control:
         writer = ControlWriter(session)
         await writer.claim_vault(store.identity)
         control = await writer.control()
-        others = await writer.settings_match([store.identity])
+        others = await writer.other_vaults(store.identity)
     if control.vault != store.identity or others:
         raise WrongVault(
             f"this database archives into {control.vault if not others else ', '.join(others)}, "

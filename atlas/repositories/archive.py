@@ -7,11 +7,10 @@ of the archiver and raise `LeaseLost` when a later archiver has taken over.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.errors import LeaseLost, NotFound
@@ -109,15 +108,9 @@ class LedgerReader:
         """Every file whose object must not be touched: all but those that are gone."""
         return await self._files(ArchiveFile.state != ArchiveState.GONE)
 
-    async def live_files(self, dataset: Dataset) -> list[FileRecord]:
-        """Files that count as cold data, oldest seq first."""
-        return await self._files(
-            (ArchiveFile.state == ArchiveState.LIVE) & (ArchiveFile.dataset == dataset)
-        )
-
-    async def _files(self, condition: object) -> list[FileRecord]:
+    async def _files(self, condition: ColumnElement[bool]) -> list[FileRecord]:
         rows = await self.session.execute(
-            select(*_FIELDS).where(condition).order_by(ArchiveFile.seq)  # type: ignore[arg-type]  # any SQL condition
+            select(*_FIELDS).where(condition).order_by(ArchiveFile.seq)
         )
         return [FileRecord(*row) for row in rows]
 
@@ -341,11 +334,11 @@ class ControlWriter(LedgerReader):
             .values(epoch=epoch, nonce=nonce, pending_nonce=None)
         )
 
-    async def settings_match(self, vaults: Sequence[str]) -> list[str]:
-        """Vaults other than ``vaults`` that live ledger rows name."""
+    async def other_vaults(self, vault: str) -> list[str]:
+        """Vaults other than ``vault`` that ledger rows name."""
         rows = await self.session.scalars(
             select(ArchiveFile.vault)
-            .where(ArchiveFile.state != ArchiveState.GONE, ArchiveFile.vault.not_in(vaults))
+            .where(ArchiveFile.state != ArchiveState.GONE, ArchiveFile.vault != vault)
             .distinct()
         )
         return list(rows)

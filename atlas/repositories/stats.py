@@ -10,11 +10,10 @@ from sqlalchemy import text
 
 from atlas.db.errors import translate
 from atlas.errors import InvalidInput
+from atlas.parsing import MAX_COUNTER
 from atlas.repositories.base import Repository, chunks
 from atlas.types import Sample, check_id, utc
 
-#: Largest counter that PostgreSQL's bigint and Parquet's int64 hold.
-MAX_COUNTER = 2**63 - 1
 #: No sample is older: a time before it is a mistake, and would make a partition of its own.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 COUNTERS = ("views", "likes", "comment_count")

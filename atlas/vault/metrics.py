@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import numbers
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from atlas.errors import InvalidInput
+from atlas.parsing import invalid, parse_counter, parse_moment
 from atlas.types import check_id
 from atlas.vault.layout import as_date, metrics_folder
 from atlas.vault.parquet import METRICS_SCHEMA, ROW_GROUP_ROWS, open_writer
@@ -24,7 +24,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 #: How far ahead of this machine's clock a sample may lie.
 _AHEAD = timedelta(days=1)
-_MAX_COUNTER = 2**63 - 1
 
 #: (views, likes, comment_count, published_at)
 Values = tuple[int | None, int | None, int | None, datetime | None]
@@ -118,59 +117,20 @@ def _parse(
     row: Mapping[str, Any], number: int, untimed: datetime, latest: datetime
 ) -> tuple[str, datetime, Values]:
     if not isinstance(row, Mapping):
-        raise _invalid(row, "row", number, "give a mapping with a video_id")
+        raise invalid(row, "row", number, "give a mapping with a video_id")
     video_id = check_id(row.get("video_id"), row=number)
-    moment = _moment(row.get("timestamp"), "timestamp", number) or untimed
+    moment = parse_moment(row.get("timestamp"), field="timestamp", row=number) or untimed
     if not _EPOCH <= moment <= latest:
         hint = "samples lie between 1970 and a day ahead of this machine's clock"
-        raise _invalid(moment.isoformat(), "timestamp", number, hint)
+        raise invalid(moment.isoformat(), "timestamp", number, hint)
     comments = "comment_count" if row.get("comment_count") is not None else "comments"
     values = (
-        _counter(row.get("views"), "views", number),
-        _counter(row.get("likes"), "likes", number),
-        _counter(row.get(comments), comments, number),
-        _moment(row.get("published_at"), "published_at", number),
+        parse_counter(row.get("views"), field="views", row=number),
+        parse_counter(row.get("likes"), field="likes", row=number),
+        parse_counter(row.get(comments), field=comments, row=number),
+        parse_moment(row.get("published_at"), field="published_at", row=number),
     )
     return video_id, moment, values
-
-
-def _counter(value: object, field: str, row: int) -> int | None:
-    """A counter from a whole number or its decimal digits; None is not known."""
-    if value is None:
-        return None
-    number: int | None = None
-    if isinstance(value, str):
-        if value.isascii() and value.strip().isdecimal() and len(value) < 40:
-            number = int(value)
-    elif isinstance(value, bool):
-        pass  # an int to Python, but no counter
-    elif isinstance(value, numbers.Integral):  # numpy's too
-        number = int(value)
-    elif isinstance(value, numbers.Real) and float(value).is_integer():
-        number = int(float(value))
-    if number is None or not 0 <= number <= _MAX_COUNTER:
-        raise _invalid(value, field, row, "counters are whole numbers from 0 to 2^63 - 1")
-    return number
-
-
-def _moment(value: object, field: str, row: int) -> datetime | None:
-    """A UTC time from a datetime or ISO 8601 text; without a zone it is UTC."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
-            raise _invalid(value, field, row, "write times as 2026-01-15T12:00:00Z") from None
-    # pandas' NaT is a datetime too, one that has no year
-    if not isinstance(value, datetime) or not isinstance(value.year, int):
-        raise _invalid(value, field, row, "give a datetime or ISO 8601 text")
-    try:
-        moment = value.replace(tzinfo=UTC) if value.utcoffset() is None else value.astimezone(UTC)
-    except OverflowError:
-        raise _invalid(value, field, row, "this is outside the calendar in UTC") from None
-    # plain and in microseconds, also where a subclass counts nanoseconds
-    return datetime.combine(moment.date(), moment.time(), UTC)
 
 
 def _hour(value: object) -> int:
@@ -178,16 +138,6 @@ def _hour(value: object) -> int:
         return value
     raise InvalidInput(
         f"hour cannot be taken: {value!r:.80}", field="hour", value=value, hint="0 to 23, UTC"
-    )
-
-
-def _invalid(value: object, field: str, row: int, hint: str) -> InvalidInput:
-    return InvalidInput(
-        f"{field} in row {row} cannot be taken: {value!r:.80}",
-        row=row,
-        field=field,
-        value=value,
-        hint=hint,
     )
 
 

@@ -12,7 +12,8 @@ import pytest
 from atlas.adapters.maia import MaiaDAO
 from atlas.adapters.youtube import parse_duration, parse_statistics, parse_video
 from atlas.errors import InvalidInput
-from atlas.ingest import parse_counter, parse_moment, parse_sample
+from atlas.ingest import parse_sample
+from atlas.parsing import parse_counter, parse_moment
 from atlas.types import Channel, Sample, Video
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
