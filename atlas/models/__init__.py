@@ -1,6 +1,6 @@
 """The tables of Atlas, one module a family."""
 
-from atlas.models.archive import ArchiveControl, ArchiveFile
+from atlas.models.archive import ArchiveControl, ArchiveFile, ArchivePin
 from atlas.models.base import Base
 from atlas.models.events import SystemEvent
 from atlas.models.stats import StatsRecord
@@ -10,6 +10,7 @@ from atlas.models.watchlist import SearchTerm, WatchlistEntry
 __all__ = [
     "ArchiveControl",
     "ArchiveFile",
+    "ArchivePin",
     "Base",
     "ChannelRecord",
     "SearchTerm",

@@ -89,3 +89,16 @@ class ArchiveControl(Base):
     held_until: Mapped[UtcTimestamp | None]
 
     __table_args__ = (CheckConstraint("id = 1", name="singleton"),)
+
+
+class ArchivePin(Base):
+    """A span of time whose restored samples stay hot until the pin is released."""
+
+    __tablename__ = "archive_pins"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    pinned_from: Mapped[UtcTimestamp]
+    pinned_until: Mapped[UtcTimestamp]
+    created_at: Mapped[CreatedAt]
+
+    __table_args__ = (CheckConstraint("pinned_from < pinned_until", name="range"),)

@@ -97,12 +97,23 @@ class VideoRecord(Base):
 
 
 class VideoTombstone(Base):
-    """An id that must not be collected again: ``collected`` and cleaned up, or ``forgotten``."""
+    """An id that must not be collected again: ``collected`` and cleaned up, or ``forgotten``.
+
+    Rows of forgotten ids do not count wherever they still lie; ``erased_at`` is when the last was removed.
+    """
 
     __tablename__ = "video_tombstones"
 
     video_id: Mapped[ExternalId] = mapped_column(primary_key=True)
     reason: Mapped[str] = mapped_column(server_default="collected")
     created_at: Mapped[CreatedAt]
+    erased_at: Mapped[UtcTimestamp | None]
 
-    __table_args__ = (CheckConstraint("reason IN ('collected', 'forgotten')", name="reason"),)
+    __table_args__ = (
+        CheckConstraint("reason IN ('collected', 'forgotten')", name="reason"),
+        Index(
+            "idx_video_tombstones_forgotten",
+            "video_id",
+            postgresql_where=text("reason = 'forgotten'"),
+        ),
+    )

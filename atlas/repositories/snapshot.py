@@ -21,6 +21,10 @@ from atlas.types import check_id, utc
 HOT_PRIORITY = 1 << 62
 SEALED_PRIORITY = 1 << 61
 
+#: Ids that were erased and must not come back, wherever a row of theirs still lies.
+FORGOTTEN = "FROM video_tombstones WHERE reason = 'forgotten'"
+NOT_FORGOTTEN = f"video_id NOT IN (SELECT video_id {FORGOTTEN})"
+
 HOT_SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
@@ -35,11 +39,12 @@ HOT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which samples: of these videos (None: all), from ``since`` on, before ``until``."""
+    """Which samples: of these videos (None: all) but the ``excluded``, from ``since`` on, before ``until``."""
 
     video_ids: tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
+    excluded: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -94,7 +99,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ColdFile:
-    """A live file of the ledger, or an appended one found in the vault (``row_count`` unknown)."""
+    """A live file of the ledger, or an appended one found in the vault (``row_count`` not known)."""
 
     object_key: str
     vault: str
@@ -105,10 +110,16 @@ class ColdFile:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Hot and sealed rows (`HOT_SCHEMA`, in no order) and the cold files of the same moment."""
+    """Hot and sealed rows (`HOT_SCHEMA`, in no order) and the cold files of the same moment.
+
+    ``adopted`` are appended files whose rows have moved into files of the ledger; ``forgotten`` are ids
+    whose rows do not count wherever they still lie.
+    """
 
     hot: pa.Table
     files: list[ColdFile]
+    adopted: frozenset[str] = frozenset()
+    forgotten: tuple[str, ...] = ()
 
 
 def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
@@ -119,22 +130,31 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
         ledger = connection.rows(
             "SELECT state, object_key, vault, seq, relation, min_timestamp, max_timestamp, "
             "min_video_id, max_video_id, row_count FROM archive_files "
-            "WHERE dataset IN ('video_stats', 'metrics') "
-            "AND state IN ('sealed', 'written', 'verified', 'live')"
+            "WHERE dataset = 'video_stats' AND (state = 'live' OR relation IS NOT NULL)"
         )
+        adopted = connection.rows("SELECT object_key FROM archive_files WHERE dataset = 'metrics'")
+        forgotten = connection.rows(f"SELECT video_id, erased_at {FORGOTTEN}")
+        # while an erasure is under way, no count of the ledger can be trusted
+        erasing = any(erased_at is None for _, erased_at in forgotten)
         sources = [("video_stats_log", HOT_PRIORITY)]
         files = []
         for state, key, vault, seq, relation, first, last, first_id, last_id, rows in ledger:
             if state != "live":
                 sources.append((relation, SEALED_PRIORITY + seq))
             elif selection.may_touch(first, last, first_id, last_id):
-                files.append(ColdFile(key, vault, first, last, rows))
+                files.append(ColdFile(key, vault, first, last, None if erasing else rows))
         query = " UNION ALL ".join(
             "SELECT video_id, timestamp, views, likes, comment_count, "
-            f'{priority}::bigint AS priority FROM "{name}" WHERE {selection.sql()}'
+            f'{priority}::bigint AS priority FROM "{name}" '
+            f"WHERE {selection.sql()} AND {NOT_FORGOTTEN}"
             for name, priority in sources
         )
         batches = list(connection.batches(query))
         connection.execute("COMMIT")
     hot = pa.Table.from_batches(batches) if batches else HOT_SCHEMA.empty_table()
-    return Snapshot(hot.cast(HOT_SCHEMA), files)
+    return Snapshot(
+        hot.cast(HOT_SCHEMA),
+        files,
+        frozenset(key for (key,) in adopted),
+        tuple(sorted(video_id for video_id, _ in forgotten)),
+    )

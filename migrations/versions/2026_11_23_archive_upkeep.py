@@ -1,0 +1,41 @@
+"""Pins of restored samples, and the progress of erasures."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "20261123b"
+down_revision = "20261123"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "archive_pins",
+        sa.Column("id", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("pinned_from", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("pinned_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("id", name="pk_archive_pins"),
+        sa.CheckConstraint("pinned_from < pinned_until", name=op.f("ck_archive_pins_range")),
+    )
+    op.add_column("video_tombstones", sa.Column("erased_at", sa.DateTime(timezone=True)))
+    op.create_index(
+        "idx_video_tombstones_forgotten",
+        "video_tombstones",
+        ["video_id"],
+        postgresql_where=sa.text("reason = 'forgotten'"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("idx_video_tombstones_forgotten", "video_tombstones")
+    op.drop_column("video_tombstones", "erased_at")
+    op.drop_table("archive_pins")
