@@ -39,7 +39,7 @@ HOT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which samples: of these videos (None: all) but the ``excluded``, from ``since`` on, before ``until``."""
+    """Which samples: of these videos (None: all) but the ``excluded``, since ``since``, before ``until``."""
 
     video_ids: tuple[str, ...] | None = None
     since: datetime | None = None
