@@ -114,7 +114,7 @@ class Janitor:
     async def _archive_and_delete(self, cutoff: datetime) -> int:
         store = (self._vault or get_vault()).store
         async with archiver_lock(self.database, wait=True) as fence:
-            control = await advance_epoch(self.database, store)
+            control = await advance_epoch(self.database, store, fence)
             steps = Steps(self.database, store, control, fence)
             await self._abandon_unfinished(steps)
             async with self.database.transaction(read_only=True) as session:

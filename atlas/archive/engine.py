@@ -6,16 +6,20 @@ docs/archive.md tells the protocol; each function here is one of its steps.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import structlog
 from sqlalchemy import text
 
+from atlas.archive.compaction import TARGET_BYTES, CompactionReport, compact
 from atlas.archive.epoch import adopt_vault, advance_epoch
 from atlas.archive.lock import archiver_lock
+from atlas.archive.rewrite import abandon_outputs
 from atlas.archive.run import ArchiveReport, Run
 from atlas.archive.steps import Steps
-from atlas.archive.upkeep import Finding, GarbageReport, compare, garbage, stored, unnamed
+from atlas.archive.upkeep import Finding, GarbageReport, clean_up, compare
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.repositories.archive import LedgerReader
@@ -60,15 +64,14 @@ class Archiver:
         cutoff = await self._cutoff(older_than)
         if dry_run:
             return await self._foresee(cutoff, max_rows)
-        async with archiver_lock(self.database, wait=wait) as fence:
-            control = await advance_epoch(self.database, self.store)
-            steps = Steps(self.database, self.store, control, fence)
+        async with self._held(wait=wait) as steps:
+            await abandon_outputs(steps)
             return await Run(steps, cutoff, progress).go(max_rows)
 
     async def adopt(self) -> int:
         """Make this database the one the vault belongs to, on a person's word; gives the epoch."""
-        async with archiver_lock(self.database):
-            return (await adopt_vault(self.database, self.store)).epoch
+        async with archiver_lock(self.database) as fence:
+            return (await adopt_vault(self.database, self.store, fence)).epoch
 
     async def fsck(self, *, deep: bool = False) -> list[Finding]:
         """Compare the ledger with the store, changing nothing; no finding means all is well.
@@ -81,31 +84,44 @@ class Archiver:
             files = await LedgerReader(session).named_files()
         return await asyncio.to_thread(lambda: list(compare(store, files, deep=deep)))
 
+    async def compact(
+        self,
+        *,
+        target_bytes: int = TARGET_BYTES,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> CompactionReport:
+        """Merge small files of a UTC day into few, and adopt appended metrics of hours that are over.
+
+        Of rows for one sample the one with the highest ``seq`` is kept; rows keep their ``seq``. What was
+        replaced stays in the vault until `collect_garbage` finds its grace period over, so that no
+        scan under way breaks. A day with an object that cannot be read is left as it is and reported.
+        Raises `ArchiverBusy`, `EpochBehind`, `WrongVault`, `VaultError`; nothing is lost whatever is raised.
+        """
+        async with self._held() as steps:
+            return await compact(steps, target_bytes, dry_run=dry_run, progress=progress)
+
     async def collect_garbage(
         self, older_than: timedelta = GRACE, *, dry_run: bool = False
     ) -> GarbageReport:
-        """Delete objects that no ledger row names, older than the grace period and of this database.
+        """Delete objects that were replaced longer ago than the grace period, and those of this database
+        that no ledger row names and that are older than it.
 
-        Never touches what the ledger names, appended metrics, or another owner's files. The archive
-        lock is held meanwhile, and the ledger is read after the store was listed: an object's ledger
-        row is always older than the object.
+        Never touches what counts, appended metrics that were not adopted, or another owner's files.
+        The archive lock is held meanwhile, and the ledger is read after the store was listed: an
+        object's ledger row is always older than the object. Raises `ArchiverBusy`, `EpochBehind`,
+        `WrongVault`, `VaultError`.
         """
+        async with self._held() as steps:
+            return await clean_up(steps, older_than, dry_run=dry_run)
+
+    @contextlib.asynccontextmanager
+    async def _held(self, *, wait: bool = False) -> AsyncIterator[Steps]:
+        """The archive lock, with database and vault proved to belong together."""
         store = self.store
-        async with archiver_lock(self.database) as fence:
-            control = await advance_epoch(self.database, store)
-            objects = await asyncio.to_thread(stored, store)
-            async with self.database.transaction() as session:
-                ledger = await Steps(self.database, store, control, fence).ledger(session)
-                named = {file.object_key for file in await ledger.named_files()}
-            found = await asyncio.to_thread(
-                lambda: list(garbage(store, objects, named, control.owner, older_than))
-            )
-            if not dry_run:
-                await asyncio.to_thread(store.delete, [info.key for info in found])
-        keys = tuple(info.key for info in found)
-        log.info("garbage_collected", objects=len(keys), dry_run=dry_run)
-        kept = unnamed(objects, named) - len(keys)
-        return GarbageReport(keys, sum(info.size for info in found), kept)
+        async with archiver_lock(self.database, wait=wait) as fence:
+            control = await advance_epoch(self.database, store, fence)
+            yield Steps(self.database, store, control, fence)
 
     async def _cutoff(self, older_than: timedelta | datetime | None) -> datetime:
         if isinstance(older_than, datetime):

@@ -50,10 +50,11 @@ async def bind(database: Database, store: ObjectStore) -> Control:
     return control
 
 
-async def advance_epoch(database: Database, store: ObjectStore) -> Control:
+async def advance_epoch(database: Database, store: ObjectStore, fence: int) -> Control:
     """Begin a run: prove that database and vault belong together and move both one epoch on.
 
-    Raises `EpochBehind` where the vault carries an epoch this database knows nothing of.
+    Raises `EpochBehind` where the vault carries an epoch this database knows nothing of, `LeaseLost`
+    where a later archiver than that of ``fence`` has begun.
     """
     control = await bind(database, store)
     assert control.owner is not None
@@ -65,23 +66,24 @@ async def advance_epoch(database: Database, store: ObjectStore) -> Control:
         and found.nonce == control.pending_nonce
     ):
         # our own swap of a run that died before it could record it
-        control = await _record(database, found)
+        control = await _record(database, found, fence)
     expected = None if control.nonce is None else _Mark(control.epoch, control.nonce)
     if found != expected:
         raise _behind(control, found, key)
-    mark = _Mark(control.epoch + 1, uuid.uuid4())
+    # a nonce that was announced and never seen is announced again: its swap may still arrive
+    mark = _Mark(control.epoch + 1, control.pending_nonce or uuid.uuid4())
     async with database.transaction() as session:
-        await ControlWriter(session).announce(mark.nonce)
+        await ControlWriter(session).announce(mark.nonce, fence)
     before = None if expected is None else expected.encode()
     if not await asyncio.to_thread(store.compare_and_swap, key, before, mark.encode()):
         # an unclear answer of the store may hide our own swap: read before judging
         found = await asyncio.to_thread(_read, store, key)
         if found != mark:
             raise _behind(control, found, key)
-    return await _record(database, mark)
+    return await _record(database, mark, fence)
 
 
-async def adopt_vault(database: Database, store: ObjectStore) -> Control:
+async def adopt_vault(database: Database, store: ObjectStore, fence: int) -> Control:
     """Declare, on a person's word, that this database is the one the vault belongs to."""
     control = await bind(database, store)
     assert control.owner is not None
@@ -91,13 +93,13 @@ async def adopt_vault(database: Database, store: ObjectStore) -> Control:
     mark = _Mark(max(control.epoch, found.epoch if found else 0) + 1, uuid.uuid4())
     if not await asyncio.to_thread(store.compare_and_swap, key, raw, mark.encode()):
         raise EpochBehind(f"{key} changed while it was being adopted", hint="try again")
-    return await _record(database, mark)
+    return await _record(database, mark, fence)
 
 
-async def _record(database: Database, mark: _Mark) -> Control:
+async def _record(database: Database, mark: _Mark, fence: int) -> Control:
     async with database.transaction() as session:
         writer = ControlWriter(session)
-        await writer.set_epoch(mark.epoch, mark.nonce)
+        await writer.set_epoch(mark.epoch, mark.nonce, fence)
         return await writer.control()
 
 

@@ -43,11 +43,11 @@ def export_samples(
     the fingerprint. Blocking: call it in a thread. Raises `VaultFull` when the disk is full.
     """
     fingerprint = Fingerprint(SAMPLE_COLUMNS)
-    bounds = _Bounds()
+    bounds = Bounds()
     with _disk_full_told(path):
-        runs = _sorted_runs(_observed(batches, fingerprint, bounds, on_rows), path.parent)
+        runs = sorted_runs(_observed(batches, fingerprint, bounds, on_rows), path.parent)
         with open_writer(path, STATS_SCHEMA) as writer:
-            for table in _rechunked(merge_sorted(list(runs)), ROW_GROUP_ROWS):
+            for table in rechunked(merge_sorted(list(runs)), ROW_GROUP_ROWS):
                 bounds.see_sorted(table)
                 column = pa.repeat(pa.scalar(seq, pa.int64()), table.num_rows)
                 writer.write_table(
@@ -88,12 +88,19 @@ def read_back(store: ObjectStore, key: str, workdir: Path) -> tuple[Path, str] |
 
 
 def verify_samples(
-    store: ObjectStore, key: str, expected: FileFacts, seq: int, workdir: Path
+    store: ObjectStore,
+    key: str,
+    expected: FileFacts,
+    seq: int | None,
+    workdir: Path,
+    *,
+    with_seq: str | None = None,
 ) -> None:
     """Read an object back from the store and prove that it is what was exported.
 
-    Compares size, checksum, footer, row count, bounds, ``seq`` and the fingerprint of the decoded
-    rows. Raises `VerificationFailed` naming the first difference.
+    Compares size, checksum, footer, row count, bounds and the fingerprint of the decoded rows; that
+    all rows carry ``seq``, or where they carry several, that their fingerprint with it is
+    ``with_seq``. Raises `VerificationFailed` naming the first difference.
     """
     fetched = read_back(store, key, workdir)
     if fetched is None:
@@ -113,18 +120,25 @@ def verify_samples(
             footer = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items()}
             demand("footer fingerprint", footer.get("atlas.fingerprint"), expected.fingerprint)
             demand("footer rows", footer.get("atlas.rows"), str(expected.row_count))
-            demand("footer seq", footer.get("atlas.seq"), str(seq))
+            if seq is not None:
+                demand("footer seq", footer.get("atlas.seq"), str(seq))
             demand("rows", file.metadata.num_rows, expected.row_count)
             fingerprint = Fingerprint(SAMPLE_COLUMNS)
-            bounds = _Bounds()
+            whole = Fingerprint(STATS_SCHEMA.names)
+            bounds = Bounds()
             for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
                 fingerprint.update(batch)
                 bounds.see(batch)
                 bounds.see_sorted(batch)
-                demand("seq", pc.min_max(batch["seq"]).as_py(), {"min": seq, "max": seq})
+                if seq is None:
+                    whole.update(batch)
+                else:
+                    demand("seq", pc.min_max(batch["seq"]).as_py(), {"min": seq, "max": seq})
     except pa.ArrowException as error:
         raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
     demand("fingerprint", fingerprint.hex, expected.fingerprint)
+    if seq is None:
+        demand("fingerprint with seq", whole.hex, with_seq)
     demand("first timestamp", bounds.min_timestamp, expected.min_timestamp)
     demand("last timestamp", bounds.max_timestamp, expected.max_timestamp)
     demand("first id", bounds.min_video_id, expected.min_video_id)
@@ -137,7 +151,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Bounds:
+class Bounds:
     """First and last timestamp and id."""
 
     min_timestamp: datetime | None = None
@@ -163,7 +177,7 @@ class _Bounds:
 def _observed(
     batches: Iterable[pa.RecordBatch],
     fingerprint: Fingerprint,
-    bounds: _Bounds,
+    bounds: Bounds,
     on_rows: Callable[[int], None],
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
@@ -177,7 +191,7 @@ def _observed(
         on_rows(fingerprint.rows)
 
 
-def _sorted_runs(batches: Iterable[pa.RecordBatch], workdir: Path) -> Iterator[Iterable[pa.Table]]:
+def sorted_runs(batches: Iterable[pa.RecordBatch], workdir: Path) -> Iterator[Iterable[pa.Table]]:
     """Sorted runs of at most about `RUN_ROWS` rows: on disk, but for the last one."""
     pending: list[pa.RecordBatch] = []
     rows = spilled = 0
@@ -213,7 +227,7 @@ def _unspilled(path: Path) -> Iterator[pa.Table]:
     path.unlink()
 
 
-def _rechunked(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+def rechunked(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows in tables of exactly ``rows`` rows, but for the last."""
     pending: list[pa.Table] = []
     count = 0

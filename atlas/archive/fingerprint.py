@@ -59,6 +59,11 @@ class Fingerprint:
         self.rows += batch.num_rows
 
     @property
+    def value(self) -> int:
+        """The fingerprint as a number: those of parts add up, modulo 2**64, to that of the whole."""
+        return self._sum
+
+    @property
     def hex(self) -> str:
         """The fingerprint of what was added so far."""
         return f"{self._sum:016x}"

@@ -113,7 +113,7 @@ class Run:
         async with self.database.transaction(read_only=True) as session:
             left = await LedgerReader(session).open_files()
         for file in left:
-            if file.dataset == Dataset.STATS:
+            if file.dataset == Dataset.STATS and file.relation is not None:
                 yield file
         while (partition := await self._next_partition()) is not None:
             sealed = await self._seal(partition, batch_id)
@@ -182,7 +182,7 @@ class Run:
             await self.steps.put(file, path)
             await self.steps.written(file, facts)
         else:
-            facts = FileFacts(*(getattr(file, name) for name in FileFacts.__slots__))
+            facts = file.facts
         if file.state != ArchiveState.VERIFIED:
             await asyncio.to_thread(
                 verify_samples, self.store, file.object_key, facts, file.seq, folder

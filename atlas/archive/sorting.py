@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -41,12 +41,16 @@ def sort_samples(table: pa.Table, tie_breaks: Sequence[str] = ()) -> pa.Table:
 
 
 def merge_sorted(
-    sources: Sequence[Iterable[pa.Table]], *, winner: str | None = None
+    sources: Sequence[Iterable[pa.Table]],
+    *,
+    winner: str | None = None,
+    on_losers: Callable[[pa.Table], object] = lambda losers: None,
 ) -> Iterator[pa.Table]:
     """Merge streams that are each sorted by (video_id, timestamp) into one that is.
 
     With ``winner``, of rows with the same key only the one with the highest value in that column is
-    kept. Memory is bounded by two tables a source plus the rows of the video at the seam.
+    kept, and ``on_losers`` is told the others. Memory is bounded by two tables a source plus the
+    rows of the video at the seam.
     """
     streams = [_Stream(source) for source in sources]
     while True:
@@ -60,7 +64,7 @@ def merge_sorted(
         frontier = min((stream.last_id for stream in unfinished), default=None)
         parts = [part for stream in streams if (part := stream.take_below(frontier)).num_rows]
         if parts:
-            yield _settle(parts, winner)
+            yield _settle(parts, winner, on_losers)
         else:
             for stream in unfinished:
                 if stream.last_id == frontier:
@@ -113,7 +117,9 @@ def _id_at(table: pa.Table, row: int) -> str:
     return str(table["video_id"][row].as_py())
 
 
-def _settle(parts: list[pa.Table], winner: str | None) -> pa.Table:
+def _settle(
+    parts: list[pa.Table], winner: str | None, on_losers: Callable[[pa.Table], object]
+) -> pa.Table:
     if winner is None:
         return parts[0] if len(parts) == 1 else sort_samples(pa.concat_tables(parts))
     table = sort_samples(pa.concat_tables(parts), tie_breaks=(winner,)).combine_chunks()
@@ -123,4 +129,6 @@ def _settle(parts: list[pa.Table], winner: str | None) -> pa.Table:
         pc.not_equal(table[name].slice(1), table[name].slice(0, table.num_rows - 1)) for name in KEY
     ]
     is_last = pa.concat_arrays([pc.or_(*changes).combine_chunks(), pa.array([True])])
+    if not pc.all(is_last).as_py():
+        on_losers(table.filter(pc.invert(is_last)))
     return table.filter(is_last)

@@ -112,14 +112,16 @@ class Steps:
         return result
 
     async def send_back(self, file: FileRecord) -> FileRecord:
-        """Back to sealed under a new name; the object of the old one, never live, is removed."""
+        """Back to sealed under a new name; the object of the old one, never live, is removed.
+
+        First the object: one that cannot be read has no owner's mark, and clean-up would leave it.
+        """
+        await asyncio.to_thread(self.store.delete, [file.object_key])
         async with self.database.transaction() as session:
             ledger = await self.ledger(session)
             key = object_key(Dataset(file.dataset), file.slice_start, file.seq)
             await ledger.send_back(file.id, key)
-            renamed = await ledger.get(file.id)
-        await asyncio.to_thread(self.store.delete, [file.object_key])
-        return renamed
+            return await ledger.get(file.id)
 
 
 def object_key(dataset: Dataset, start: datetime, seq: int) -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import structlog
 
 from atlas.archive.export import read_back
-from atlas.archive.steps import workdir
+from atlas.archive.rewrite import abandon_outputs
+from atlas.archive.steps import Steps, workdir
 from atlas.repositories.archive import FileRecord
+from atlas.repositories.replacement import Replacement
 from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore
+
+log = structlog.get_logger()
 
 #: Folders whose every file the ledger names. Appended metrics are named by nobody and never touched.
 _LEDGER_FOLDERS = (Dataset.STATS, Dataset.VIDEOS)
@@ -32,11 +38,51 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class GarbageReport:
-    """What clean-up removed (or would have): objects and bytes; ``kept`` is unnamed but not ours or young."""
+    """What clean-up removed (or would have): objects and bytes.
+
+    ``replaced`` counts those that had been replaced; the others were named by nothing. ``kept`` is
+    unnamed but another owner's or too young.
+    """
 
     keys: tuple[str, ...] = ()
     bytes: int = 0
     kept: int = 0
+    replaced: int = 0
+
+
+async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> GarbageReport:
+    """Delete what was replaced and what nothing names, both past the grace period."""
+    store = steps.store
+    if not dry_run:
+        await abandon_outputs(steps)
+    objects = await asyncio.to_thread(stored, store)
+    async with steps.database.transaction() as session:
+        ledger = Replacement(session, steps.fence)
+        await ledger.hold()
+        named = {file.object_key for file in await ledger.named_files()}
+        expired = await ledger.expired(older_than)
+    found = await asyncio.to_thread(
+        lambda: list(garbage(store, objects, named, steps.control.owner, older_than))
+    )
+    keys = (*(file.object_key for file in expired), *(info.key for info in found))
+    if not dry_run:
+        await asyncio.to_thread(store.delete, keys)
+        await forget_objects(steps, expired)
+    log.info("garbage_collected", objects=len(keys), dry_run=dry_run)
+    return GarbageReport(
+        keys,
+        sum(info.size for info in found) + sum(file.facts.byte_size for file in expired),
+        unnamed(objects, named) - len(found),
+        len(expired),
+    )
+
+
+async def forget_objects(steps: Steps, files: Sequence[FileRecord]) -> None:
+    """retired -> gone, after the objects were deleted: a crash before is repeated, one after is done."""
+    async with steps.database.transaction() as session:
+        replacement = Replacement(session, steps.fence)
+        await replacement.hold()
+        await replacement.gone(files)
 
 
 def garbage(

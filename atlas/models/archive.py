@@ -14,7 +14,8 @@ class ArchiveFile(Base):
     """One cold file: the catalogue entry of an object and the journal of its making.
 
     ``seq`` orders files of a data set: of two rows for one sample the higher one counts.
-    ``relation`` is the sealed table while there is one. ``fingerprint`` is the order-free sum of
+    ``relation`` is the sealed table while there is one. A ``merged`` file was made from other files, and its
+    rows keep the ``seq`` of the file that first carried them. ``fingerprint`` is the order-free sum of
     64-bit row hashes, in hexadecimal.
     """
 
@@ -42,6 +43,7 @@ class ArchiveFile(Base):
     sealed_at: Mapped[CreatedAt]
     live_at: Mapped[UtcTimestamp | None]
     retired_at: Mapped[UtcTimestamp | None]
+    merged: Mapped[bool] = mapped_column(server_default=text("false"))
 
     __table_args__ = (
         CheckConstraint(

@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, func, select, text, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.errors import LeaseLost, NotFound
@@ -57,6 +57,12 @@ class FileRecord:
     byte_size: int | None
     sha256: str | None
     fingerprint: str | None
+    merged: bool
+
+    @property
+    def facts(self) -> FileFacts:
+        """What the object must be; of a file that is at least written."""
+        return FileFacts(*(getattr(self, name) for name in FileFacts.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class NewFile:
     slice_start: datetime
     slice_end: datetime
     batch_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    merged: bool = False
 
 
 _FIELDS = tuple(getattr(ArchiveFile, name) for name in FileRecord.__slots__)
@@ -103,6 +110,23 @@ class LedgerReader:
     async def open_files(self) -> list[FileRecord]:
         """Files on their way, oldest seq first."""
         return await self._files(ArchiveFile.state.in_(OPEN_STATES))
+
+    async def live_files(self, dataset: Dataset) -> list[FileRecord]:
+        """Files that count, oldest seq first."""
+        return await self._files(
+            and_(ArchiveFile.dataset == dataset, ArchiveFile.state == ArchiveState.LIVE)
+        )
+
+    async def keys(self, dataset: Dataset) -> frozenset[str]:
+        """Every object name of a data set that the ledger knows."""
+        rows = await self.session.scalars(
+            select(ArchiveFile.object_key).where(ArchiveFile.dataset == dataset)
+        )
+        return frozenset(rows)
+
+    async def retired_files(self) -> list[FileRecord]:
+        """Files whose rows lie in others, but whose objects may still be there."""
+        return await self._files(ArchiveFile.state == ArchiveState.RETIRED)
 
     async def named_files(self) -> list[FileRecord]:
         """Every file whose object must not be touched: all but those that are gone."""
@@ -140,14 +164,7 @@ class LedgerWriter(LedgerReader):
 
     async def hold(self) -> None:
         """Refuse the step if a later archiver has begun, and keep one from beginning until commit."""
-        current = await self.session.scalar(
-            text("SELECT fence FROM archive_control WHERE id = 1 FOR SHARE")
-        )
-        if current != self.fence:
-            raise LeaseLost(
-                f"another archiver took over (fence {current}, ours is {self.fence})",
-                hint="nothing was changed; the other one finishes the work",
-            )
+        await _hold(self.session, self.fence)
 
     async def next_seq(self, dataset: Dataset) -> int:
         """The next file number: the clock in microseconds, but always above every earlier one.
@@ -191,6 +208,7 @@ class LedgerWriter(LedgerReader):
                 select(ArchiveFile.id)
                 .where(
                     ArchiveFile.dataset == new.dataset,
+                    ArchiveFile.merged.is_(False),
                     ArchiveFile.slice_start < new.slice_end,
                     ArchiveFile.slice_end > new.slice_start,
                 )
@@ -206,7 +224,8 @@ class LedgerWriter(LedgerReader):
             relation=relation,
             slice_start=new.slice_start,
             slice_end=new.slice_end,
-            is_late=bool(is_late) and new.dataset is Dataset.STATS,
+            is_late=bool(is_late) and new.dataset is Dataset.STATS and not new.merged,
+            merged=new.merged,
         )
         self.session.add(row)
         await self.session.flush()
@@ -256,12 +275,13 @@ class LedgerWriter(LedgerReader):
         )
 
     async def abandon(self, file_id: int) -> None:
-        """Forget an open file whose rows never left their table."""
+        """Forget an open file whose rows never left their table, or their other files."""
         await self.session.execute(
-            text(
-                "DELETE FROM archive_files WHERE id = :id AND relation IS NULL AND state <> 'live'"
-            ),
-            {"id": file_id},
+            delete(ArchiveFile).where(
+                ArchiveFile.id == file_id,
+                ArchiveFile.relation.is_(None),
+                ArchiveFile.state.in_(OPEN_STATES),
+            )
         )
 
     async def _move(
@@ -320,14 +340,22 @@ class ControlWriter(LedgerReader):
             {"vault": vault},
         )
 
-    async def announce(self, nonce: uuid.UUID) -> None:
-        """Say which nonce the next swap of the vault's epoch will carry."""
+    async def announce(self, nonce: uuid.UUID, fence: int) -> None:
+        """Say which nonce the next swap of the vault's epoch will carry. Raises `LeaseLost`.
+
+        On the disk before the swap, whatever the server's default: a database that forgot the
+        announcement would be taken for a copy.
+        """
+        await _hold(self.session, fence)
+        await self.session.execute(text("SET LOCAL synchronous_commit = on"))
         await self.session.execute(
             update(ArchiveControl).where(ArchiveControl.id == 1).values(pending_nonce=nonce)
         )
 
-    async def set_epoch(self, epoch: int, nonce: uuid.UUID) -> None:
-        """Record the epoch that the vault now carries."""
+    async def set_epoch(self, epoch: int, nonce: uuid.UUID, fence: int) -> None:
+        """Record the epoch that the vault now carries. Raises `LeaseLost`."""
+        await _hold(self.session, fence)
+        await self.session.execute(text("SET LOCAL synchronous_commit = on"))
         await self.session.execute(
             update(ArchiveControl)
             .where(ArchiveControl.id == 1)
@@ -342,3 +370,12 @@ class ControlWriter(LedgerReader):
             .distinct()
         )
         return list(rows)
+
+
+async def _hold(session: AsyncSession, fence: int) -> None:
+    current = await session.scalar(text("SELECT fence FROM archive_control WHERE id = 1 FOR SHARE"))
+    if current != fence:
+        raise LeaseLost(
+            f"another archiver took over (fence {current}, ours is {fence})",
+            hint="nothing was changed; the other one finishes the work",
+        )

@@ -19,6 +19,7 @@ __all__ = [
     "flat_transcript_key",
     "metadata_key",
     "metrics_folder",
+    "metrics_hour",
     "path_in_uri",
     "transcript_key",
     "visuals_key",
@@ -89,6 +90,15 @@ def visuals_key(video_id: str) -> str:
 def metrics_folder(day: date, hour: int) -> str:
     """``metrics/date=YYYY-MM-DD/hour=HH``."""
     return f"metrics/date={day.isoformat()}/hour={hour:02}"
+
+
+def metrics_hour(key: str) -> datetime | None:
+    """The hour of the folder that a key of appended metrics lies in; None for another key."""
+    match = re.match(r"metrics/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/", key)
+    try:
+        return match and datetime.fromisoformat(f"{match[1]}T{match[2]}:00:00+00:00")
+    except ValueError:
+        return None
 
 
 def as_date(value: date | datetime | str | None, *, now: datetime | None = None) -> date:

@@ -1,4 +1,4 @@
-"""Pins of restored samples, and the progress of erasures."""
+"""Merged files, pins of restored samples, and the progress of erasures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column(
+        "archive_files",
+        sa.Column("merged", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
     op.create_table(
         "archive_pins",
         sa.Column("id", sa.BigInteger(), sa.Identity(), nullable=False),
@@ -39,3 +43,4 @@ def downgrade() -> None:
     op.drop_index("idx_video_tombstones_forgotten", "video_tombstones")
     op.drop_column("video_tombstones", "erased_at")
     op.drop_table("archive_pins")
+    op.drop_column("archive_files", "merged")
