@@ -16,6 +16,7 @@ from sqlalchemy import text
 from atlas.archive.compaction import TARGET_BYTES, CompactionReport, compact
 from atlas.archive.epoch import adopt_vault, advance_epoch
 from atlas.archive.lock import archiver_lock
+from atlas.archive.restore import ReleaseReport, RestoreReport, release, restore
 from atlas.archive.rewrite import abandon_outputs
 from atlas.archive.run import ArchiveReport, Run
 from atlas.archive.steps import Steps
@@ -24,6 +25,7 @@ from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.repositories.archive import LedgerReader
 from atlas.repositories.partitions import Partitions
+from atlas.repositories.restored import Pins
 from atlas.types import ObjectStore, Progress
 from atlas.vault import Vault, get_vault
 
@@ -101,6 +103,31 @@ class Archiver:
         async with self._held() as steps:
             return await compact(steps, target_bytes, dry_run=dry_run, progress=progress)
 
+    async def restore(
+        self, since: datetime, until: datetime, *, progress: Progress | None = None
+    ) -> RestoreReport:
+        """Bring the cold samples of ``since <= timestamp < until`` back to PostgreSQL and keep them there.
+
+        The span is pinned: runs leave it hot until `release`. Cold files stay, so that a failure in
+        between loses nothing; calling again finishes, and a finished restore called again changes
+        nothing. Hot rows are newer and win. Every file is checked against the ledger, every row
+        found in PostgreSQL before its part commits. Raises `InvalidInput` for a naive time or a
+        span that HOT_MAX_BYTES has no room for, else as `compact` does.
+        """
+        async with self._held() as steps:
+            return await restore(steps, since, until, progress)
+
+    async def release(
+        self, since: datetime | None = None, until: datetime | None = None
+    ) -> ReleaseReport:
+        """Let go of the restored spans that lie between ``since`` and ``until`` (default: all).
+
+        Rows that still say what the vault says are removed from PostgreSQL; corrected ones stay and are
+        archived by the next run. Readers notice nothing.
+        """
+        async with self._held() as steps:
+            return await release(steps, since, until)
+
     async def collect_garbage(
         self, older_than: timedelta = GRACE, *, dry_run: bool = False
     ) -> GarbageReport:
@@ -143,7 +170,13 @@ class Archiver:
                 if file.relation is not None
             ]
             partitions = await Partitions(session).attached()
-            tables += [(part.name, part.byte_size) for part in partitions if part.upper <= cutoff]
+            pins = await Pins(session).all()
+            tables += [
+                (part.name, part.byte_size)
+                for part in partitions
+                if part.upper <= cutoff
+                and not any(pin.touches(part.lower, part.upper) for pin in pins)
+            ]
             for name, bytes_ in tables:
                 count = await ledger.count_rows(name)
                 rows, size, slices = rows + count, size + bytes_, slices + bool(count)

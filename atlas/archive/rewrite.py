@@ -101,7 +101,7 @@ async def rewrite(
     """
     batch_id = uuid.uuid4()
     with workdir() as folder:
-        source = _Source(steps.store, inputs, frozenset(excluded), folder)
+        source = Source(steps.store, inputs, frozenset(excluded), folder)
         days = await asyncio.to_thread(source.open)
         outputs: list[FileRecord] = []
         size = 0
@@ -152,8 +152,8 @@ async def abandon_outputs(steps: Steps) -> None:
         log.info("archive_outputs_abandoned", files=len(left))
 
 
-class _Source:
-    """The rows of the inputs, by UTC day."""
+class Source:
+    """The rows of cold files, fetched to this machine and checked, by UTC day."""
 
     def __init__(
         self, store: ObjectStore, inputs: Sequence[Input], excluded: frozenset[str], folder: Path
@@ -261,7 +261,7 @@ class _Source:
 
 
 async def _written(
-    steps: Steps, source: _Source, day: date, batch_id: uuid.UUID, target_bytes: int, folder: Path
+    steps: Steps, source: Source, day: date, batch_id: uuid.UUID, target_bytes: int, folder: Path
 ) -> AsyncIterator[tuple[FileRecord, FileFacts]]:
     """Write the rows of one day and prove each file, up to verified."""
     tables = source.sorted_rows(day)

@@ -22,6 +22,7 @@ from atlas.db.locks import retry_when_locked
 from atlas.errors import VerificationFailed
 from atlas.repositories.archive import FileFacts, FileRecord, LedgerReader, NewFile
 from atlas.repositories.partitions import Partition, Partitions
+from atlas.repositories.restored import Pins
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
 
 log = structlog.get_logger()
@@ -91,6 +92,14 @@ class Run:
         log.info("archive_run", rows=report.rows, files=report.files, late_rows=report.late_rows)
         return report
 
+    async def finish_left(self) -> None:
+        """Carry what an earlier run left sealed to the end."""
+        async with self.database.transaction(read_only=True) as session:
+            left = await LedgerReader(session).open_files()
+        for file in left:
+            if file.relation is not None:
+                await self._settle(file)
+
     async def _collect(
         self,
         under_way: set[asyncio.Task[tuple[FileRecord, FileFacts]]],
@@ -113,7 +122,7 @@ class Run:
         async with self.database.transaction(read_only=True) as session:
             left = await LedgerReader(session).open_files()
         for file in left:
-            if file.dataset == Dataset.STATS and file.relation is not None:
+            if file.relation is not None:
                 yield file
         while (partition := await self._next_partition()) is not None:
             sealed = await self._seal(partition, batch_id)
@@ -125,7 +134,13 @@ class Run:
         async with self.database.transaction(read_only=True) as session:
             attached = await Partitions(session).attached()
             now = await session.scalar(text("SELECT now()"))
-        closed = [partition for partition in attached if partition.upper <= now]
+            pins = await Pins(session).all()
+        closed = [
+            partition
+            for partition in attached
+            if partition.upper <= now
+            and not any(pin.touches(partition.lower, partition.upper) for pin in pins)
+        ]
         if not closed:
             return None
         # what is sealed is on its way out in this very run
