@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.archive.epoch import advance_epoch
-from atlas.archive.export import file_sha256, read_back
-from atlas.archive.fingerprint import rows_fingerprint
 from atlas.archive.lock import archiver_lock
 from atlas.archive.steps import Steps, object_key, workdir
+from atlas.archive.videos import verify_videos, write_videos
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.db.locks import retry_when_locked
-from atlas.errors import ConfigurationError, VerificationFailed
+from atlas.errors import ConfigurationError
 from atlas.events import EventBus
-from atlas.repositories.archive import FileFacts, FileRecord, NewFile
+from atlas.repositories.archive import FileRecord, NewFile
 from atlas.repositories.doomed import Doomed, DoomedVideo
 from atlas.repositories.partitions import Partitions
 from atlas.types import Dataset
 from atlas.vault import Vault, get_vault
-from atlas.vault.parquet import VIDEOS_SCHEMA, open_writer
+from atlas.vault.parquet import VIDEOS_SCHEMA
 
 log = structlog.get_logger()
 
@@ -124,10 +121,11 @@ class Janitor:
             file = await self._announce(steps)
             with workdir() as folder:
                 path = folder / "videos.parquet"
-                facts = await asyncio.to_thread(_write, videos, path, file, steps.footer(file))
+                table = _table(videos, file.seq)
+                facts = await asyncio.to_thread(write_videos, table, path, steps.footer(file))
                 await steps.put(file, path)
                 await steps.written(file, facts)
-                await asyncio.to_thread(_verify, steps, file, facts, folder)
+                await asyncio.to_thread(verify_videos, store, file, facts, folder)
                 await steps.verified(file, facts)
 
             async def delete(session: AsyncSession) -> int:
@@ -140,10 +138,14 @@ class Janitor:
         async with self.database.transaction() as session:
             ledger = await steps.ledger(session)
             left = [file for file in await ledger.open_files() if file.dataset == Dataset.VIDEOS]
+        if not left:
+            return
+        # the objects first: one that cannot be read has no owner's mark, and clean-up would leave it
+        await asyncio.to_thread(steps.store.delete, [file.object_key for file in left])
+        async with self.database.transaction() as session:
+            ledger = await steps.ledger(session)
             for file in left:
                 await ledger.abandon(file.id)
-        if left:
-            await asyncio.to_thread(steps.store.delete, [file.object_key for file in left])
 
     async def _announce(self, steps: Steps) -> FileRecord:
         async with self.database.transaction() as session:
@@ -165,38 +167,6 @@ class Janitor:
             )
 
 
-def _write(
-    videos: list[DoomedVideo], path: Path, file: FileRecord, footer: dict[str, str]
-) -> FileFacts:
-    """sealed -> a local file, in order of id."""
-    rows = [{**video.values, "seq": file.seq} for video in videos]
-    table = pa.Table.from_pylist(rows, VIDEOS_SCHEMA)
-    fingerprint = rows_fingerprint(table)
-    with open_writer(path, VIDEOS_SCHEMA) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata(
-            {**footer, "atlas.rows": str(table.num_rows), "atlas.fingerprint": fingerprint}
-        )
-    return FileFacts(
-        row_count=table.num_rows,
-        byte_size=path.stat().st_size,
-        sha256=file_sha256(path),
-        fingerprint=fingerprint,
-        min_timestamp=None,
-        max_timestamp=None,
-        min_video_id=videos[0].values["id"],
-        max_video_id=videos[-1].values["id"],
-    )
-
-
-def _verify(steps: Steps, file: FileRecord, facts: FileFacts, folder: Path) -> None:
-    fetched = read_back(steps.store, file.object_key, folder)
-    if fetched is not None and fetched[1] == facts.sha256:
-        table = pq.read_table(fetched[0])
-        if table.num_rows == facts.row_count and rows_fingerprint(table) == facts.fingerprint:
-            return
-    raise VerificationFailed(
-        f"{file.object_key} read back from the vault is not what was written",
-        path=file.object_key,
-        hint="nothing was deleted; run the janitor again and look at the vault's health",
-    )
+def _table(videos: list[DoomedVideo], seq: int) -> pa.Table:
+    """The rows, in order of id."""
+    return pa.Table.from_pylist([{**video.values, "seq": seq} for video in videos], VIDEOS_SCHEMA)

@@ -16,7 +16,7 @@ from atlas.archive.rewrite import Input, Rewritten, abandon_outputs, rewrite
 from atlas.archive.steps import Steps
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.repositories.archive import FileRecord, LedgerReader
-from atlas.repositories.snapshot import FORGOTTEN
+from atlas.repositories.erasure import FORGOTTEN
 from atlas.types import Dataset, ObjectStore, Progress
 from atlas.vault.layout import metrics_hour
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from atlas.archive.compaction import TARGET_BYTES, CompactionReport, compact
 from atlas.archive.epoch import adopt_vault, advance_epoch
+from atlas.archive.erasure import ForgetReceipt, forget
 from atlas.archive.lock import archiver_lock
 from atlas.archive.restore import ReleaseReport, RestoreReport, release, restore
 from atlas.archive.rewrite import abandon_outputs
@@ -24,9 +25,10 @@ from atlas.archive.upkeep import Finding, GarbageReport, clean_up, compare
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.repositories.archive import LedgerReader
+from atlas.repositories.erasure import Erasure
 from atlas.repositories.partitions import Partitions
 from atlas.repositories.restored import Pins
-from atlas.types import ObjectStore, Progress
+from atlas.types import ObjectStore, Progress, check_id
 from atlas.vault import Vault, get_vault
 
 log = structlog.get_logger()
@@ -68,6 +70,7 @@ class Archiver:
             return await self._foresee(cutoff, max_rows)
         async with self._held(wait=wait) as steps:
             await abandon_outputs(steps)
+            await self._finish_erasure(steps)
             return await Run(steps, cutoff, progress).go(max_rows)
 
     async def adopt(self) -> int:
@@ -128,6 +131,22 @@ class Archiver:
         async with self._held() as steps:
             return await release(steps, since, until)
 
+    async def forget(
+        self, video_ids: Iterable[str], *, progress: Progress | None = None
+    ) -> ForgetReceipt:
+        """Erase videos: samples of both tiers and ``metrics/``, rows of ``videos/``, transcripts, metadata,
+        frames, and what waits on this machine; bar their ids from coming back.
+
+        The receipt names every file that was rewritten or deleted and what remains outside of Atlas's
+        reach. From the first moment readers show nothing of them. An erasure that died is finished
+        by the next run, or by calling again. Raises `InvalidInput` for what is no id, else as `compact`
+        does; a file that is not what the ledger says stops it with `VerificationFailed`.
+        """
+        ids = [check_id(one) for one in ([video_ids] if isinstance(video_ids, str) else video_ids)]
+        vault = self._vault or get_vault()
+        async with self._held() as steps:
+            return await forget(steps, vault, ids, progress)
+
     async def collect_garbage(
         self, older_than: timedelta = GRACE, *, dry_run: bool = False
     ) -> GarbageReport:
@@ -141,6 +160,12 @@ class Archiver:
         """
         async with self._held() as steps:
             return await clean_up(steps, older_than, dry_run=dry_run)
+
+    async def _finish_erasure(self, steps: Steps) -> None:
+        async with self.database.transaction(read_only=True) as session:
+            ids = await Erasure(session).unfinished()
+        if ids:
+            await forget(steps, self._vault or get_vault(), ids, None)
 
     @contextlib.asynccontextmanager
     async def _held(self, *, wait: bool = False) -> AsyncIterator[Steps]:

@@ -21,6 +21,7 @@ from atlas.db.arrow import ArrowConnection
 from atlas.db.locks import retry_when_locked
 from atlas.errors import VerificationFailed
 from atlas.repositories.archive import FileFacts, FileRecord, LedgerReader, NewFile
+from atlas.repositories.erasure import NOT_FORGOTTEN
 from atlas.repositories.partitions import Partition, Partitions
 from atlas.repositories.restored import Pins
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
@@ -209,5 +210,7 @@ class Run:
     def _export(self, file: FileRecord, path: Path, url: str) -> FileFacts:
         columns = ", ".join(SAMPLE_COLUMNS)
         with ArrowConnection(url) as connection:
-            batches = connection.batches(f'SELECT {columns} FROM "{file.relation}"')
+            batches = connection.batches(
+                f'SELECT {columns} FROM "{file.relation}" WHERE {NOT_FORGOTTEN}'
+            )
             return export_samples(batches, path, seq=file.seq, metadata=self.steps.footer(file))

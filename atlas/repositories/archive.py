@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.errors import LeaseLost, NotFound
 from atlas.models import ArchiveControl, ArchiveFile
+from atlas.repositories.erasure import NOT_FORGOTTEN
 from atlas.repositories.partitions import LOCK_TIMEOUT, PARENT, PREFIX, Partition
 from atlas.types import ArchiveState, Dataset
 
@@ -151,8 +152,9 @@ class LedgerReader:
         )
 
     async def count_rows(self, relation: str) -> int:
-        """Rows of a sealed table, counted."""
-        return int(await self.session.scalar(text(f'SELECT count(*) FROM "{relation}"')) or 0)
+        """Rows of a sealed table that count, counted by PostgreSQL."""
+        query = text(f'SELECT count(*) FROM "{relation}" WHERE {NOT_FORGOTTEN}')
+        return int(await self.session.scalar(query) or 0)
 
 
 class LedgerWriter(LedgerReader):

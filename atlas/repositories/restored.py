@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.models import ArchivePin
-from atlas.repositories.snapshot import NOT_FORGOTTEN
+from atlas.repositories.erasure import NOT_FORGOTTEN
 
 _COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
 _NAMES = ", ".join(_COLUMNS)

@@ -15,15 +15,12 @@ from datetime import datetime
 import pyarrow as pa
 
 from atlas.db.arrow import ArrowConnection, literal
+from atlas.repositories.erasure import FORGOTTEN, NOT_FORGOTTEN
 from atlas.types import check_id, utc
 
 #: Orders the tiers where one sample is in several: hot above sealed above cold, then the higher seq.
 HOT_PRIORITY = 1 << 62
 SEALED_PRIORITY = 1 << 61
-
-#: Ids that were erased and must not come back, wherever a row of theirs still lies.
-FORGOTTEN = "FROM video_tombstones WHERE reason = 'forgotten'"
-NOT_FORGOTTEN = f"video_id NOT IN (SELECT video_id {FORGOTTEN})"
 
 HOT_SCHEMA = pa.schema(
     [
@@ -130,7 +127,7 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
         ledger = connection.rows(
             "SELECT state, object_key, vault, seq, relation, min_timestamp, max_timestamp, "
             "min_video_id, max_video_id, row_count FROM archive_files "
-            "WHERE dataset = 'video_stats' AND (state = 'live' OR relation IS NOT NULL)"
+            "WHERE dataset = 'video_stats' AND (state = 'live' AND row_count > 0 OR relation IS NOT NULL)"
         )
         adopted = connection.rows("SELECT object_key FROM archive_files WHERE dataset = 'metrics'")
         forgotten = connection.rows(f"SELECT video_id, erased_at {FORGOTTEN}")

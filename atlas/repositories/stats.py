@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import asyncpg
+import structlog
 from sqlalchemy import text
 
 from atlas.db.errors import translate
 from atlas.errors import InvalidInput
 from atlas.parsing import MAX_COUNTER
 from atlas.repositories.base import Repository, chunks
+from atlas.repositories.erasure import FORGOTTEN
 from atlas.types import Sample, check_id, utc
+
+log = structlog.get_logger()
 
 #: No sample is older: a time before it is a mistake, and would make a partition of its own.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,6 +35,9 @@ _UPSERT = text("""
     SET views = excluded.views, likes = excluded.likes, comment_count = excluded.comment_count
     """)
 
+_ANY_FORGOTTEN = text(f"SELECT EXISTS (SELECT {FORGOTTEN})")
+_FORGOTTEN_AMONG = text(f"SELECT video_id {FORGOTTEN} AND video_id = ANY(CAST(:ids AS text[]))")
+
 
 class Stats(Repository):
     """Writes samples."""
@@ -38,12 +45,13 @@ class Stats(Repository):
     async def upsert(self, samples: Sequence[Sample], *, latest: datetime) -> int:
         """Write samples, each row whole; returns how many distinct ones.
 
-        The last of repeated (video_id, timestamp) counts. Raises `InvalidInput` naming row and field
+        The last of repeated (video_id, timestamp) counts; samples of forgotten videos are left out,
+        with a warning in the log. Raises `InvalidInput` naming row and field
         before anything is written: no timezone, later than ``latest`` or before 1970, a counter that
         is negative or no 64-bit integer. A sample without a partition is SQLSTATE 23514 without a
         constraint.
         """
-        newest = _checked(samples, latest)
+        newest = await self._allowed(_checked(samples, latest))
         # rows are locked in the order of the arrays: one order for everybody, and no deadlock
         for part in chunks([newest[key] for key in sorted(newest)]):
             if len(part) >= _COPY_FROM and await self._copied(part):
@@ -59,6 +67,19 @@ class Stats(Repository):
                 },
             )
         return len(newest)
+
+    async def _allowed(
+        self, newest: dict[tuple[str, datetime], Sample]
+    ) -> dict[tuple[str, datetime], Sample]:
+        """Without the samples of forgotten videos."""
+        if not await self.session.scalar(_ANY_FORGOTTEN):
+            return newest
+        ids = sorted({video_id for video_id, _ in newest})
+        forgotten = set(await self.session.scalars(_FORGOTTEN_AMONG, {"ids": ids}))
+        if not forgotten:
+            return newest
+        log.warning("samples_of_forgotten_videos_refused", videos=len(forgotten))
+        return {key: sample for key, sample in newest.items() if key[0] not in forgotten}
 
     async def _copied(self, samples: Sequence[Sample]) -> bool:
         """Write samples by COPY, or nothing and False if one of them is there already."""

@@ -1,0 +1,89 @@
+"""Removing every row of a video, and barring its id from coming back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ARRAY, Text, TextClause, bindparam, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+#: Ids that were erased and must not come back, wherever a row of theirs still lies.
+FORGOTTEN = "FROM video_tombstones WHERE reason = 'forgotten'"
+#: The condition on a table of samples.
+NOT_FORGOTTEN = f"video_id NOT IN (SELECT video_id {FORGOTTEN})"
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedRows:
+    """Rows that left the database."""
+
+    samples: int = 0
+    videos: int = 0
+    watchlist: int = 0
+    events: int = 0
+
+    def __add__(self, other: ErasedRows) -> ErasedRows:
+        return ErasedRows(
+            self.samples + other.samples,
+            self.videos + other.videos,
+            self.watchlist + other.watchlist,
+            self.events + other.events,
+        )
+
+
+class Erasure:
+    """The steps of forgetting, inside the caller's transaction."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def unfinished(self) -> list[str]:
+        """Ids that are barred, but may still have rows somewhere."""
+        return list(
+            await self.session.scalars(text(f"SELECT video_id {FORGOTTEN} AND erased_at IS NULL"))
+        )
+
+    async def bar(self, video_ids: Sequence[str]) -> None:
+        """From the commit on, rows of these ids do not count and no new ones are taken."""
+        await self.session.execute(
+            _with_ids(
+                "INSERT INTO video_tombstones (video_id, reason) "
+                "SELECT id, 'forgotten' FROM unnest(:ids) AS ids (id) ORDER BY id "
+                "ON CONFLICT (video_id) DO UPDATE SET reason = 'forgotten', erased_at = NULL"
+            ),
+            {"ids": list(video_ids)},
+        )
+
+    async def delete_rows(self, video_ids: Sequence[str]) -> ErasedRows:
+        """Delete samples, video, watchlist entry and events."""
+        counts = []
+        for target in (
+            "video_stats_log WHERE video_id = ANY(:ids)",
+            "videos WHERE id = ANY(:ids)",
+            "watchlist WHERE video_id = ANY(:ids)",
+            "system_events WHERE entity_id = ANY(:ids) OR payload->>'video_id' = ANY(:ids)",
+        ):
+            deleted = await self.session.scalar(
+                _with_ids(
+                    f"WITH deleted AS (DELETE FROM {target} RETURNING 1) "
+                    "SELECT count(*) FROM deleted"
+                ),
+                {"ids": list(video_ids)},
+            )
+            counts.append(int(deleted or 0))
+        return ErasedRows(*counts)
+
+    async def finish(self, video_ids: Sequence[str]) -> None:
+        """Record that nothing of these ids is left within reach."""
+        await self.session.execute(
+            _with_ids(
+                "UPDATE video_tombstones SET erased_at = now() "
+                "WHERE video_id = ANY(:ids) AND reason = 'forgotten'"
+            ),
+            {"ids": list(video_ids)},
+        )
+
+
+def _with_ids(statement: str) -> TextClause:
+    return text(statement).bindparams(bindparam("ids", type_=ARRAY(Text)))
