@@ -257,6 +257,9 @@ def _translate_errors(engine: AsyncEngine, target: Target) -> None:
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def replace(context: ExceptionContext) -> BaseException | None:
+        if context.is_pre_ping:
+            # the pool wants to see for itself that a connection is gone, and opens another
+            return None
         return translate(
             context.sqlalchemy_exception or context.original_exception, where=target.where
         )

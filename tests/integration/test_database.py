@@ -252,6 +252,17 @@ async def test_a_lost_connection_is_unavailable_and_the_next_one_works(
     assert await database.health_check()
 
 
+async def test_a_connection_that_was_cut_while_idle_is_replaced_unseen(database: Database) -> None:
+    async with database.session() as session:
+        pid = await session.scalar(text("SELECT pg_backend_pid()"))
+    other = Database(await database.libpq_url())
+    async with other.transaction() as session:
+        await session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    await other.close()
+    async with database.session() as session:
+        assert await session.scalar(text("SELECT pg_backend_pid()")) != pid
+
+
 async def test_the_callers_own_errors_are_left_alone(database: Database) -> None:
     for error in (FileNotFoundError("mine"), TimeoutError("mine")):
         with pytest.raises(type(error), match="mine"):
