@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -17,11 +18,12 @@ from atlas.archive.compaction import TARGET_BYTES, CompactionReport, compact
 from atlas.archive.epoch import adopt_vault, advance_epoch
 from atlas.archive.erasure import ForgetReceipt, forget
 from atlas.archive.lock import archiver_lock
+from atlas.archive.rebuild import RebuildReport, rebuild
 from atlas.archive.restore import ReleaseReport, RestoreReport, release, restore
 from atlas.archive.rewrite import abandon_outputs
 from atlas.archive.run import ArchiveReport, Run
 from atlas.archive.steps import Steps
-from atlas.archive.upkeep import Finding, GarbageReport, clean_up, compare
+from atlas.archive.upkeep import Finding, GarbageReport, clean_up, compare, stored
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.repositories.archive import LedgerReader
@@ -78,16 +80,37 @@ class Archiver:
         async with archiver_lock(self.database) as fence:
             return (await adopt_vault(self.database, self.store, fence)).epoch
 
-    async def fsck(self, *, deep: bool = False) -> list[Finding]:
+    async def rebuild(
+        self, owner: uuid.UUID | None = None, *, progress: Progress | None = None
+    ) -> RebuildReport:
+        """Write the ledger of an empty database anew from the files in the vault.
+
+        Every file is read whole and compared with its own footer. ``owner`` says whose files, where
+        several databases share the vault. The database takes over the owner's mark and the epoch:
+        another one with the same mark is refused from then on. Videos found in ``videos/`` are not
+        collected again; pins, and which ids were forgotten, are not in the files. Raises `Conflict`
+        where there is a ledger already, `InvalidInput` where the owner is not clear.
+        """
+        async with archiver_lock(self.database) as fence:
+            return await rebuild(self.database, self.store, fence, owner, progress)
+
+    async def fsck(self, *, deep: bool = False, progress: Progress | None = None) -> list[Finding]:
         """Compare the ledger with the store, changing nothing; no finding means all is well.
 
-        Names, sizes and what nothing names; with ``deep`` every object is read and its checksum
-        compared. Raises `DatabaseError`, `VaultError`.
+        Names, sizes, footers, and what nothing names; with ``deep`` every object is read and its
+        checksum compared, appended metrics are decoded. Raises `DatabaseError`, `VaultError`.
         """
         store = self.store
+        # the store first: whatever has a name in the ledger had it before it had an object
+        objects = await asyncio.to_thread(stored, store)
         async with self.database.transaction(read_only=True) as session:
-            files = await LedgerReader(session).named_files()
-        return await asyncio.to_thread(lambda: list(compare(store, files, deep=deep)))
+            ledger = LedgerReader(session)
+            files = await ledger.named_files()
+            control = await ledger.control()
+        tell = progress or (lambda done, total, what: None)
+        return await asyncio.to_thread(
+            lambda: list(compare(store, objects, files, control.owner, deep=deep, tell=tell))
+        )
 
     async def compact(
         self,

@@ -81,26 +81,20 @@ def _row_hashes(hashes: Hashes, batch: pa.RecordBatch) -> Hashes:
 
 
 def _text_hashes(values: pa.Array) -> Hashes:
-    """One hash a text: 8-byte words of the text, each with its own factor, and its length."""
-    lengths = pc.binary_length(values)
-    longest = pc.max(lengths).as_py() or 0
-    if longest > 64:
-        # ids are at most 64 bytes; other texts are rare enough for a loop
-        return np.array(
-            [
-                int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-                for text in values.to_pylist()
-            ],
-            dtype=np.uint64,
-        )
-    width = max(8, -(-longest // 8) * 8)
+    """One hash a text: its 8-byte words, one after the other, and its length.
+
+    It depends on the text alone, not on what else is in the array: rows come in other batches each time.
+    """
+    lengths = pc.binary_length(values).to_numpy(zero_copy_only=False).astype(np.int64)
+    width = max(8, -(-int(lengths.max(initial=0)) // 8) * 8)
     padded = pc.binary_join_element_wise(
         values.cast(pa.binary()), pa.scalar(b"\0" * width), pa.scalar(b"")
     )
     words = _fixed(padded, width).reshape(len(values), width // 8)
-    hashes: Hashes = lengths.to_numpy(zero_copy_only=False).astype(np.uint64) * _FACTORS[1]
+    hashes: Hashes = lengths.astype(np.uint64) * _FACTORS[1]
     for position in range(width // 8):
-        hashes = _mix(hashes ^ words[:, position]) + _FACTORS[0]
+        mixed = _mix(hashes ^ words[:, position]) + _FACTORS[0]
+        hashes = mixed if position == 0 else np.where(lengths > position * 8, mixed, hashes)
     return hashes
 
 

@@ -125,13 +125,16 @@ class Run:
         for file in left:
             if file.relation is not None:
                 yield file
-        while (partition := await self._next_partition()) is not None:
+        # a steady stream of late rows makes partition after partition: each range goes once a run
+        taken: set[datetime] = set()
+        while (partition := await self._next_partition(taken)) is not None:
+            taken.add(partition.lower)
             sealed = await self._seal(partition, batch_id)
             if sealed is not None:
                 yield sealed
 
-    async def _next_partition(self) -> Partition | None:
-        """The oldest closed partition that is past the cutoff, or has to go for the byte budget."""
+    async def _next_partition(self, taken: set[datetime]) -> Partition | None:
+        """The oldest closed partition, not ``taken``, that is past the cutoff or the byte budget."""
         async with self.database.transaction(read_only=True) as session:
             attached = await Partitions(session).attached()
             now = await session.scalar(text("SELECT now()"))
@@ -140,6 +143,7 @@ class Run:
             partition
             for partition in attached
             if partition.upper <= now
+            and partition.lower not in taken
             and not any(pin.touches(partition.lower, partition.upper) for pin in pins)
         ]
         if not closed:

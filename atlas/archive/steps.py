@@ -57,6 +57,7 @@ class Steps:
             "atlas.seq": str(file.seq),
             "atlas.batch_id": str(file.batch_id),
             "atlas.owner": str(self.control.owner),
+            **({"atlas.merged": "true"} if file.merged else {}),
         }
 
     async def put(self, file: FileRecord, path: Path) -> None:

@@ -18,7 +18,7 @@ from atlas.archive.rewrite import abandon_outputs
 from atlas.archive.steps import Steps, workdir
 from atlas.repositories.archive import FileRecord
 from atlas.repositories.replacement import Replacement
-from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore
+from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
 
 log = structlog.get_logger()
 
@@ -125,32 +125,106 @@ def owner_of(store: ObjectStore, key: str) -> str | None:
     return None if mark is None else mark.decode()
 
 
-def compare(store: ObjectStore, files: list[FileRecord], *, deep: bool) -> Iterator[Finding]:
-    """What is wrong between the ledger's live files and the store; ``deep`` reads every byte."""
-    objects = {info.key: info for info in stored(store)}
-    for file in files:
-        info = objects.get(file.object_key)
-        if file.state != ArchiveState.LIVE:
-            continue
-        if info is None:
+def compare(
+    store: ObjectStore,
+    objects: list[ObjectInfo],
+    files: list[FileRecord],
+    owner: uuid.UUID | None,
+    *,
+    deep: bool,
+    tell: Progress,
+) -> Iterator[Finding]:
+    """What is wrong between the ledger's live files and the objects; ``deep`` reads every byte."""
+    there = {info.key: info for info in objects}
+    live = [file for file in files if file.state == ArchiveState.LIVE]
+    for number, file in enumerate(live):
+        tell(number, len(live), file.object_key)
+        info = there.get(file.object_key)
+        if info is None and store.stat(file.object_key) is None:
             yield Finding(
                 file.object_key,
                 "missing",
                 f"{file.row_count} rows from {file.slice_start:%Y-%m-%d %H:%M} cannot be read",
                 "restore the object from the store's versions or a backup",
             )
-        elif info.size != file.byte_size:
+        elif info is not None and info.size != file.byte_size:
             yield _damaged(file, "size", f"{info.size} bytes, written were {file.byte_size}")
+        elif difference := _footer_differs(store, file):
+            yield _damaged(file, "footer", difference)
         elif deep and (difference := _checksum_differs(store, file)):
             yield _damaged(file, "checksum", difference)
     named = {file.object_key for file in files}
-    for key in sorted(objects.keys() - named):
-        yield Finding(
+    for key in sorted(there.keys() - named):
+        yield _unnamed(store, key, owner)
+    if deep:
+        yield from _undecodable(store)
+
+
+def _footer_differs(store: ObjectStore, file: FileRecord) -> str | None:
+    """What the footer says otherwise than the ledger; a ranged read or two."""
+    source: BinaryIO | None = store.open(file.object_key)
+    if source is None:
+        return "it is gone"
+    with source:
+        try:
+            metadata = pq.read_metadata(source)
+        except (pa.ArrowException, EOFError) as error:
+            return f"its footer cannot be read: {error}"
+    footer = metadata.metadata or {}
+    for name, wanted in (
+        ("atlas.seq", file.seq),
+        ("atlas.rows", file.row_count),
+        ("atlas.fingerprint", file.fingerprint),
+    ):
+        found = footer.get(name.encode(), b"").decode()
+        if found != str(wanted):
+            return f"its footer has {name} {found or 'not at all'}, the ledger {wanted}"
+    if metadata.num_rows != file.row_count:
+        return f"it has {metadata.num_rows} rows, the ledger {file.row_count}"
+    return None
+
+
+def _unnamed(store: ObjectStore, key: str, owner: uuid.UUID | None) -> Finding:
+    mark = owner_of(store, key)
+    if mark is not None and mark == str(owner):
+        return Finding(
             key,
             "unnamed",
-            "no ledger row names it: left by a run that died, or another database's",
-            "`atlas vault gc` removes those of this database after the grace period",
+            "a run that died left it; its rows are not missing",
+            "`atlas vault gc` removes it after the grace period",
         )
+    if mark is not None:
+        return Finding(
+            key,
+            "foreign",
+            f"it belongs to another database, {mark}, that shares this vault",
+            "leave it alone; programs that read the folder see its rows as well",
+        )
+    return Finding(
+        key,
+        "unreadable",
+        "it is no whole Parquet file of Atlas: half-written, damaged or put there by hand",
+        "look at it and delete it by hand: programs that read the folder stumble over it",
+    )
+
+
+def _undecodable(store: ObjectStore) -> Iterator[Finding]:
+    """Appended files that cannot be read: the rows of that call are lost to readers until mended."""
+    for info in store.list(str(Dataset.METRICS)):
+        if not info.key.endswith(".parquet") or info.key.rsplit("/", 1)[-1].startswith("_"):
+            continue
+        with workdir() as folder:
+            fetched = read_back(store, info.key, folder)
+            try:
+                if fetched is not None:
+                    pq.read_table(fetched[0], partitioning=None)
+            except (pa.ArrowException, EOFError) as error:
+                yield Finding(
+                    info.key,
+                    "unreadable",
+                    f"appended metrics that cannot be decoded: {error}",
+                    "restore the object from the store's versions, or delete it and its rows",
+                )
 
 
 def _damaged(file: FileRecord, kind: str, difference: str) -> Finding:
