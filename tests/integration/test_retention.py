@@ -146,15 +146,17 @@ async def test_sealed_tables_count_as_hot(
 async def test_the_janitor_relieves_the_budget_and_leaves_the_age_alone(
     database: Database, vault: LocalVault, a_day: list[Sample], budget: Callable[[int], None]
 ) -> None:
-    old = samples(start=YESTERDAY - timedelta(days=20))
-    await record_samples(database, old)
+    oldest = samples(videos=2000, start=YESTERDAY - timedelta(days=20))
+    old = samples(start=YESTERDAY - timedelta(days=10))
+    await record_samples(database, [*oldest, *old])
     janitor = Janitor(database, vault)
     assert await janitor.run() == {"deleted": 0, "reason": "none_eligible"}
     assert await scalar(database, "SELECT count(*) FROM archive_files") == 0
-    budget(4_000_000)
+    budget(await attached_bytes(database) + await largest(database) // 2)  # one partition has to go
     assert await janitor.run() == {"deleted": 0, "reason": "none_eligible"}
-    assert 0 < await attached_bytes(database) <= 4_000_000
-    assert await visible(database, vault) == as_written([*a_day, *old])
+    assert await scalar(database, "SELECT count(*) FROM archive_files") == 1
+    assert await scalar(database, "SELECT min(timestamp) FROM video_stats_log") == old[0].timestamp
+    assert await visible(database, vault) == as_written([*oldest, *a_day, *old])
 
 
 async def test_a_dry_run_of_the_janitor_archives_nothing(
