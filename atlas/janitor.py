@@ -1,4 +1,5 @@
-"""The janitor: keeps the database small. Removes finished videos and makes partitions ahead.
+"""The janitor: keeps the database small. Removes finished videos, makes partitions ahead, and sends the
+oldest samples to the vault where HOT_MAX_BYTES is passed.
 
 Doomed videos take the archive's way: their rows are written to the vault and verified, then deleted by id
 and row version in the transaction that makes the file live. A row that changed meanwhile stays.
@@ -15,6 +16,8 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.archive.budget import HotTier, hot_tier
+from atlas.archive.engine import Archiver
 from atlas.archive.epoch import advance_epoch
 from atlas.archive.lock import archiver_lock
 from atlas.archive.steps import Steps, object_key, workdir
@@ -22,11 +25,12 @@ from atlas.archive.videos import verify_videos, write_videos
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.db.locks import retry_when_locked
-from atlas.errors import ConfigurationError
-from atlas.events import EventBus
+from atlas.errors import AtlasError, ConfigurationError
+from atlas.events import EventBus, events
 from atlas.repositories.archive import FileRecord, NewFile
 from atlas.repositories.doomed import Doomed, DoomedVideo
 from atlas.repositories.partitions import Partitions
+from atlas.repositories.stats import EARLIEST
 from atlas.types import Dataset
 from atlas.vault import Vault, get_vault
 from atlas.vault.parquet import VIDEOS_SCHEMA
@@ -40,7 +44,7 @@ _AHEAD = timedelta(days=2)
 
 
 class Janitor:
-    """Cleans up after collectors. Never touches the watchlist or samples."""
+    """Cleans up after collectors. Never deletes an entry of the watchlist or a sample."""
 
     def __init__(self, database: Database | None = None, vault: Vault | None = None) -> None:
         self.database = db if database is None else database
@@ -49,6 +53,9 @@ class Janitor:
     async def run(self, dry_run: bool = False, retention_days: int | None = None) -> dict[str, Any]:
         """Delete DONE videos discovered before the cutoff; see the keys in ``MaiaDAO.run_janitor``.
 
+        Past HOT_MAX_BYTES the oldest samples are archived too, whatever their age; where that fails (the
+        vault is down, another archiver is at work) it is logged, told by the event
+        ``archive.hot_budget_passed`` if the budget is passed, and the rest is done.
         With JANITOR_SAFETY_CHECK only those with transcript and visuals, and only once their rows were
         read back from the vault. Waits for an archiver at work. Raises as `Archiver.run` does; then
         nothing was deleted.
@@ -61,6 +68,7 @@ class Janitor:
         if not dry_run:
             await self._partitions_ahead()
             await self._events()
+            await self._relieve()
         async with self.database.transaction(read_only=True) as session:
             now = await session.scalar(text("SELECT now()"))
             assert isinstance(now, datetime)
@@ -107,6 +115,33 @@ class Janitor:
             # a wrong webhook is no reason to let the database grow
             log.error("event_delivery_misconfigured", error=str(error))
         await bus.purge(days=_EVENTS_KEPT_DAYS)
+
+    async def _relieve(self) -> None:
+        """Archive the oldest samples if the byte budget asks for it.
+
+        What fails is no reason to leave the janitor's other work undone: the database grows, and whoever
+        watches the log or ``archive.hot_budget_passed`` learns of it.
+        """
+        hot = await self._hot_tier()
+        if not (hot.is_short or hot.is_over):
+            return
+        try:
+            # no sample is that old: the budget alone decides what goes
+            await Archiver(self.database, self._vault).run(EARLIEST)
+        except AtlasError as error:
+            log.warning("hot_budget_relief_failed", hot_bytes=hot.bytes, error=str(error))
+        hot = await self._hot_tier()
+        if hot.is_over:
+            facts = {"hot_bytes": hot.bytes, "hot_max_bytes": hot.max_bytes}
+            log.error("hot_budget_passed", **facts)
+            # the handlers of this process are those of the default bus
+            bus = events if self.database is db else EventBus(self.database)
+            await bus.emit("archive.hot_budget_passed", payload=facts)
+            await bus.drain()
+
+    async def _hot_tier(self) -> HotTier:
+        async with self.database.transaction(read_only=True) as session:
+            return await hot_tier(session)
 
     async def _archive_and_delete(self, cutoff: datetime) -> int:
         store = (self._vault or get_vault()).store

@@ -11,19 +11,17 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from sqlalchemy import text
 
+from atlas.archive.budget import hot_tier
 from atlas.archive.export import SAMPLE_COLUMNS, export_samples, verify_samples
 from atlas.archive.steps import Steps, object_key, workdir
-from atlas.config import get_settings
 from atlas.db import Database
 from atlas.db.arrow import ArrowConnection
 from atlas.db.locks import retry_when_locked
 from atlas.errors import VerificationFailed
 from atlas.repositories.archive import FileFacts, FileRecord, LedgerReader, NewFile
 from atlas.repositories.erasure import NOT_FORGOTTEN
-from atlas.repositories.partitions import Partition, Partitions
-from atlas.repositories.restored import Pins
+from atlas.repositories.partitions import Partition
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
 
 log = structlog.get_logger()
@@ -136,23 +134,18 @@ class Run:
     async def _next_partition(self, taken: set[datetime]) -> Partition | None:
         """The oldest closed partition, not ``taken``, that is past the cutoff or the byte budget."""
         async with self.database.transaction(read_only=True) as session:
-            attached = await Partitions(session).attached()
-            now = await session.scalar(text("SELECT now()"))
-            pins = await Pins(session).all()
-        closed = [
-            partition
-            for partition in attached
-            if partition.upper <= now
-            and partition.lower not in taken
-            and not any(pin.touches(partition.lower, partition.upper) for pin in pins)
-        ]
-        if not closed:
-            return None
-        # what is sealed is on its way out in this very run
-        hot = sum(partition.byte_size for partition in attached)
-        oldest = closed[0]
-        if oldest.upper <= self.cutoff or hot > get_settings().hot_max_bytes:
-            return oldest
+            hot = await hot_tier(session)
+        closed = [partition for partition in hot.closed if partition.lower not in taken]
+        if closed and (closed[0].upper <= self.cutoff or hot.is_short):
+            return closed[0]
+        if hot.attached_bytes > hot.max_bytes:
+            log.warning(
+                "hot_budget_too_small",
+                hot_bytes=hot.attached_bytes,
+                hot_max_bytes=hot.max_bytes,
+                hint="what is left is still being written, or pinned by a restore: "
+                "lower STATS_PARTITION_HOURS, raise HOT_MAX_BYTES, or release what was restored",
+            )
         return None
 
     async def _seal(self, partition: Partition, batch_id: uuid.UUID) -> FileRecord | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import typer
 
-from atlas.cli.output import answer, moment, number, out, run, size, table
+from atlas.cli.output import answer, err, moment, number, out, progress, run, size, table
 
 app = typer.Typer(no_args_is_help=True, help="What lies in the vault.")
 
@@ -35,7 +36,8 @@ def fsck(
     """Compare the ledger with the store; exit 1 if they differ."""
     from atlas.archive import Archiver
 
-    findings = run(Archiver().fsck(deep=deep))
+    with progress("checking", quiet=json) as tell:
+        findings = run(Archiver().fsck(deep=deep, progress=tell))
 
     def show() -> None:
         if not findings:
@@ -57,15 +59,169 @@ def gc(
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be deleted."),
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:
-    """Delete this database's objects that no ledger row names."""
+    """Delete objects that were replaced, and those of this database that no ledger row names."""
     from atlas.archive import Archiver
 
     report = run(Archiver().collect_garbage(timedelta(days=older_than), dry_run=dry_run))
     verb = "would be deleted" if dry_run else "deleted"
     text = f"{number(len(report.keys))} objects {verb}, {size(report.bytes)}"
+    if report.replaced:
+        text += f"; {number(report.replaced)} of them had been replaced"
     if report.kept:
         text += f"; {number(report.kept)} unnamed ones left alone: too young, or another owner's"
     answer(asdict(report), json, lambda: out.print(text))
+
+
+@app.command()
+def compact(
+    target: str = typer.Option("128MB", "--target", help="What a file grows to, such as 128MB."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be merged."),
+    json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
+) -> None:
+    """Merge small files of a day into few, and adopt appended metrics; exit 1 if a day failed."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from atlas.archive import Archiver
+
+    try:
+        target_bytes = TypeAdapter(ByteSize).validate_python(target)
+    except ValidationError:
+        raise typer.BadParameter("give a size such as 128MB", param_hint="--target") from None
+    with progress("compacting", quiet=json) as tell:
+        report = run(Archiver().compact(target_bytes=target_bytes, dry_run=dry_run, progress=tell))
+
+    def show() -> None:
+        if not report.days and not report.failed:
+            out.print("nothing to compact")
+        elif dry_run:
+            out.print(
+                f"{number(report.files_before)} files of {number(report.days)} days would be merged"
+            )
+        else:
+            out.print(
+                f"{number(report.files_before)} files of {number(report.days)} days became "
+                f"{number(report.files_after)}: {size(report.bytes_before)} became "
+                f"{size(report.bytes_after)}, {number(report.duplicates)} outdone rows dropped; "
+                "`atlas vault gc` deletes the old ones after the grace period"
+            )
+        for line in report.failed:
+            err.print(f"failed: {line}", soft_wrap=True)
+
+    answer(asdict(report), json, show)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+_SINCE = typer.Option(..., "--since", help="From this UTC date or time on.")
+_UNTIL = typer.Option(..., "--until", help="Before this UTC date or time.")
+
+
+@app.command()
+def restore(
+    since: datetime = _SINCE,
+    until: datetime = _UNTIL,
+    json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
+) -> None:
+    """Bring cold samples back to PostgreSQL; they stay until `atlas vault release`."""
+    from atlas.archive import Archiver
+
+    with progress("restoring", quiet=json) as tell:
+        report = run(Archiver().restore(_utc(since), _utc(until), progress=tell))
+    text = (
+        f"{number(report.rows)} samples are hot, {number(report.restored)} of them were missing; "
+        f"pinned from {moment(report.pinned_from)} to {moment(report.pinned_until)} UTC"
+    )
+    answer(asdict(report), json, lambda: out.print(text))
+
+
+@app.command()
+def release(
+    since: datetime | None = typer.Option(None, "--since", help="Only pins from this time on."),
+    until: datetime | None = typer.Option(None, "--until", help="Only pins before this time."),
+    json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
+) -> None:
+    """Let restored samples go again; corrected ones stay and are archived by the next run."""
+    from atlas.archive import Archiver
+
+    report = run(
+        Archiver().release(
+            None if since is None else _utc(since), None if until is None else _utc(until)
+        )
+    )
+    text = f"{number(report.pins)} pins released, {number(report.rows)} rows removed"
+    if report.kept:
+        text += f"; {number(report.kept)} had been corrected and stay"
+    answer(asdict(report), json, lambda: out.print(text))
+
+
+@app.command()
+def forget(
+    video_ids: list[str] = typer.Argument(..., help="Ids of the videos to erase."),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask."),
+    json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
+) -> None:
+    """Erase videos from both tiers for good, bar their ids, and print a receipt."""
+    from atlas.archive import Archiver
+
+    if not yes:
+        typer.confirm(
+            f"{len(set(video_ids))} videos will be erased everywhere. This cannot be undone. Go on?",
+            abort=True,
+            err=True,
+        )
+    with progress("erasing", quiet=json) as tell:
+        receipt = run(Archiver().forget(video_ids, progress=tell))
+
+    def show() -> None:
+        hot = receipt.hot
+        out.print(
+            f"{number(len(receipt.video_ids))} videos erased: {number(hot.samples)} hot and "
+            f"{number(receipt.cold_rows)} cold samples and videos, {number(hot.videos)} videos, "
+            f"{number(hot.watchlist)} watchlist entries, {number(hot.events)} events, "
+            f"{number(len(receipt.documents))} documents; {number(len(receipt.objects))} objects deleted"
+        )
+        rows = [
+            (one.key, number(one.rows), one.fingerprint_before, one.fingerprint_after)
+            for one in receipt.files
+        ]
+        if rows:
+            columns = ("file", ">rows", "fingerprint before", "after")
+            out.print(table("Rewritten without them", columns, rows))
+        out.print("Outside of Atlas's reach:")
+        for line in receipt.remains:
+            out.print(f"- {line}", soft_wrap=True)
+
+    answer(asdict(receipt), json, show)
+
+
+@app.command()
+def rebuild(
+    owner: str | None = typer.Option(None, "--owner", help="Whose files, where several share."),
+    json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
+) -> None:
+    """Write the ledger of an empty database anew from the files in the vault."""
+    from atlas.archive import Archiver
+
+    try:
+        mark = None if owner is None else UUID(owner)
+    except ValueError:
+        raise typer.BadParameter("give the owner's UUID", param_hint="--owner") from None
+    with progress("reading", quiet=json) as tell:
+        report = run(Archiver().rebuild(mark, progress=tell))
+
+    def show() -> None:
+        out.print(
+            f"{number(report.files)} files with {number(report.rows)} rows, "
+            f"{size(report.bytes)}, are in the ledger; epoch {report.epoch}"
+        )
+        for line in report.skipped:
+            err.print(f"skipped: {line}", soft_wrap=True)
+
+    answer(asdict(report), json, show)
+
+
+def _utc(value: datetime) -> datetime:
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 @app.command()

@@ -21,7 +21,7 @@ _ATTACHED = text(r"""
     SELECT relname AS name,
            (regexp_match(bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz AS lower,
            (regexp_match(bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz AS upper,
-           pg_total_relation_size(oid) AS byte_size
+           coalesce(pg_total_relation_size(oid), 0) AS byte_size
     FROM (
         SELECT c.oid, c.relname, pg_get_expr(c.relpartbound, c.oid) AS bound
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

@@ -1,0 +1,70 @@
+"""HOT_MAX_BYTES: how full the hot tier is, and whether its oldest samples have to go early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from atlas.config import get_settings
+from atlas.repositories.archive import LedgerReader
+from atlas.repositories.partitions import Partition, Partitions
+from atlas.repositories.restored import Pins
+
+
+@dataclass(frozen=True, slots=True)
+class HotTier:
+    """The hot tier beside its budget. Bytes are those on disk, indexes included.
+
+    ``closed`` are the partitions that can go, oldest first: their time is over and no restore pins them.
+    """
+
+    closed: tuple[Partition, ...]
+    attached_bytes: int
+    sealed_bytes: int
+    #: The fullest partition that no restore made so: what may come in during one partition's time.
+    arriving_bytes: int
+    max_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """What HOT_MAX_BYTES limits: attached partitions and sealed tables."""
+        return self.attached_bytes + self.sealed_bytes
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is passed."""
+        return self.bytes > self.max_bytes
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the attached partitions leave too little room for what comes in until the next run.
+
+        The room is that of the fullest partition, which has seen the busiest hours: with a run at least
+        every STATS_PARTITION_HOURS the budget is never passed, whatever the load is. A part of the
+        budget would be too much for one load and too little for another. Sealed tables do not count:
+        they are on their way out.
+        """
+        return self.attached_bytes + self.arriving_bytes > self.max_bytes
+
+
+async def hot_tier(session: AsyncSession) -> HotTier:
+    """The hot tier as it is now, by the database's clock."""
+    attached = await Partitions(session).attached()
+    now = await session.scalar(text("SELECT now()"))
+    assert isinstance(now, datetime)
+    pins = await Pins(session).all()
+    free = [
+        partition
+        for partition in attached
+        if not any(pin.touches(partition.lower, partition.upper) for pin in pins)
+    ]
+    return HotTier(
+        closed=tuple(partition for partition in free if partition.upper <= now),
+        attached_bytes=sum(partition.byte_size for partition in attached),
+        sealed_bytes=await LedgerReader(session).sealed_bytes(),
+        arriving_bytes=max((partition.byte_size for partition in free), default=0),
+        max_bytes=get_settings().hot_max_bytes,
+    )
