@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.config import get_settings
 from atlas.db.locks import retry_when_locked
-from atlas.errors import DatabaseError
+from atlas.errors import DatabaseError, DatabaseUnavailable
 from atlas.parsing import invalid, parse_counter, parse_moment
 from atlas.repositories.partitions import Partitions
 from atlas.repositories.stats import COUNTERS, Stats
@@ -29,7 +29,7 @@ AHEAD = timedelta(days=1)
 
 #: Rounds of making the partitions of a batch before giving up; each one is lost only if an archiver
 #: takes a partition away between making and writing.
-ROUNDS = 5
+ROUNDS = 6
 
 #: check_violation; without a constraint's name it says that a row has no partition.
 _CHECK_VIOLATION = "23514"
@@ -73,14 +73,19 @@ async def record_samples(
             moments = {sample.timestamp for sample in taken}
             await Partitions(session).ensure(moments, get_settings().stats_partition_hours)
 
-    for _ in range(ROUNDS):
+    for rounds_left in reversed(range(ROUNDS)):
         try:
             return await write()
         except DatabaseError as error:
             if error.sqlstate != _CHECK_VIOLATION or error.constraint:
                 raise
+            if not rounds_left:
+                raise DatabaseUnavailable(
+                    f"the partitions of these samples were taken away {ROUNDS} times in a row",
+                    hint="nothing was written; an archiver is at work on the same hours, retry",
+                ) from error
         await make_partitions()
-    return await write()
+    raise AssertionError("the last round returns or raises")
 
 
 def parse_sample(row: object, number: int, now: datetime) -> Sample:

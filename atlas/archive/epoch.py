@@ -69,6 +69,7 @@ async def advance_epoch(database: Database, store: ObjectStore, fence: int) -> C
         control = await _record(database, found, fence)
     expected = None if control.nonce is None else _Mark(control.epoch, control.nonce)
     if found != expected:
+        await _check_fence(database, fence)
         raise _behind(control, found, key)
     # a nonce that was announced and never seen is announced again: its swap may still arrive
     mark = _Mark(control.epoch + 1, control.pending_nonce or uuid.uuid4())
@@ -79,6 +80,7 @@ async def advance_epoch(database: Database, store: ObjectStore, fence: int) -> C
         # an unclear answer of the store may hide our own swap: read before judging
         found = await asyncio.to_thread(_read, store, key)
         if found != mark:
+            await _check_fence(database, fence)
             raise _behind(control, found, key)
     return await _record(database, mark, fence)
 
@@ -94,6 +96,12 @@ async def adopt_vault(database: Database, store: ObjectStore, fence: int) -> Con
     if not await asyncio.to_thread(store.compare_and_swap, key, raw, mark.encode()):
         raise EpochBehind(f"{key} changed while it was being adopted", hint="try again")
     return await _record(database, mark, fence)
+
+
+async def _check_fence(database: Database, fence: int) -> None:
+    """A later archiver's epoch is no sign of a copy: `LeaseLost` says what it is."""
+    async with database.transaction() as session:
+        await ControlWriter(session).check_fence(fence)
 
 
 async def _record(database: Database, mark: _Mark, fence: int) -> Control:

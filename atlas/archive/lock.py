@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from atlas.config import get_settings
 from atlas.db import Database
-from atlas.errors import ArchiverBusy, AtlasError
+from atlas.errors import ArchiverBusy, AtlasError, DatabaseError
 from atlas.repositories.archive import ControlWriter
 
 log = structlog.get_logger()
@@ -30,6 +30,12 @@ log = structlog.get_logger()
 LEASE_SECONDS = 20.0
 
 _KEY = "hashtext('atlas.archiver')"
+_LOCK_NOT_AVAILABLE = "55P03"
+_KEEPALIVE = (
+    "SELECT set_config('tcp_keepalives_idle', '20', false), "
+    "set_config('tcp_keepalives_interval', '10', false), "
+    "set_config('tcp_keepalives_count', '4', false)"
+)
 
 
 @contextlib.asynccontextmanager
@@ -41,9 +47,20 @@ async def archiver_lock(database: Database, *, wait: bool = False) -> AsyncItera
     pooled = get_settings().database_pool_mode == "transaction"
     held = _leased(database, wait) if pooled else _advisory(database, wait)
     async with held:
-        async with database.transaction() as session:
-            fence = await ControlWriter(session).take_fence()
-        yield fence
+        yield await _take_fence(database, wait)
+
+
+async def _take_fence(database: Database, wait: bool) -> int:
+    while True:
+        try:
+            async with database.transaction() as session:
+                return await ControlWriter(session).take_fence()
+        except DatabaseError as error:
+            # a step of an archiver that lost its lock, but still has its transaction
+            if error.sqlstate != _LOCK_NOT_AVAILABLE:
+                raise
+            if not wait:
+                raise ArchiverBusy("another archiver is in the middle of a step") from error
 
 
 @contextlib.asynccontextmanager
@@ -51,6 +68,8 @@ async def _advisory(database: Database, wait: bool) -> AsyncIterator[None]:
     engine = await database.engine()
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
+        # the lock of a machine that vanished is free within a minute, not after TCP's two hours
+        await connection.execute(text(_KEEPALIVE))
         if wait:
             await connection.execute(text(f"SELECT pg_advisory_lock({_KEY})"))
         elif not await connection.scalar(text(f"SELECT pg_try_advisory_lock({_KEY})")):

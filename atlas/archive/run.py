@@ -18,7 +18,7 @@ from atlas.archive.steps import Steps, object_key, workdir
 from atlas.db import Database
 from atlas.db.arrow import ArrowConnection
 from atlas.db.locks import retry_when_locked
-from atlas.errors import VerificationFailed
+from atlas.errors import MigrationsPending, VerificationFailed
 from atlas.repositories.archive import FileFacts, FileRecord, LedgerReader, NewFile
 from atlas.repositories.erasure import NOT_FORGOTTEN
 from atlas.repositories.partitions import Partition
@@ -182,6 +182,11 @@ class Run:
         with workdir() as folder:
             try:
                 return file, await self._carry(file, folder)
+            except MigrationsPending:
+                # a table is missing: another archiver may have finished the slice and dropped it
+                async with self.database.transaction() as session:
+                    await self.steps.ledger(session)
+                raise
             except VerificationFailed as error:
                 log.error("archive_object_differs", key=file.object_key, error=str(error))
                 return file, await self._carry(await self.steps.send_back(file), folder)

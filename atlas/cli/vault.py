@@ -95,12 +95,12 @@ def compact(
             out.print("nothing to compact")
         elif dry_run:
             out.print(
-                f"{number(report.files_before)} files of {number(report.days)} days would be merged"
+                f"{number(report.files_before)} files would be merged (days: {number(report.days)})"
             )
         else:
             out.print(
-                f"{number(report.files_before)} files of {number(report.days)} days became "
-                f"{number(report.files_after)}: {size(report.bytes_before)} became "
+                f"{number(report.files_before)} files became {number(report.files_after)} "
+                f"(days: {number(report.days)}): {size(report.bytes_before)} became "
                 f"{size(report.bytes_after)}, {number(report.duplicates)} outdone rows dropped; "
                 "`atlas vault gc` deletes the old ones after the grace period"
             )
@@ -148,7 +148,7 @@ def release(
             None if since is None else _utc(since), None if until is None else _utc(until)
         )
     )
-    text = f"{number(report.pins)} pins released, {number(report.rows)} rows removed"
+    text = f"released (pins: {number(report.pins)}), {number(report.rows)} rows removed"
     if report.kept:
         text += f"; {number(report.kept)} had been corrected and stay"
     answer(asdict(report), json, lambda: out.print(text))

@@ -302,8 +302,16 @@ class LedgerWriter(LedgerReader):
 class ControlWriter(LedgerReader):
     """Who may archive, and into which vault. Used before there is a fence to hold."""
 
+    async def check_fence(self, fence: int) -> None:
+        """Raise `LeaseLost` if a later archiver has begun."""
+        await _hold(self.session, fence)
+
     async def take_fence(self) -> int:
-        """Begin as the archiver; every earlier one's steps are refused from the commit on."""
+        """Begin as the archiver; every earlier one's steps are refused from the commit on.
+
+        Waits for a step that one of them has under way; SQLSTATE 55P03 when that takes too long.
+        """
+        await self.session.execute(text("SET LOCAL lock_timeout = '10s'"))
         fence = await self.session.scalar(
             text("UPDATE archive_control SET fence = fence + 1 WHERE id = 1 RETURNING fence")
         )
@@ -311,6 +319,7 @@ class ControlWriter(LedgerReader):
 
     async def try_lease(self, holder: str, seconds: float) -> bool:
         """Take or renew the archive lease by the database's clock; False: another holds it."""
+        await self.session.execute(text("SET LOCAL lock_timeout = '10s'"))
         row = await self.session.scalar(
             text(
                 "UPDATE archive_control SET holder = :holder, "
@@ -375,6 +384,8 @@ class ControlWriter(LedgerReader):
 
 
 async def _hold(session: AsyncSession, fence: int) -> None:
+    # an archiver that freezes in here must not keep its locks, on the parent least of all
+    await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '30s'"))
     current = await session.scalar(text("SELECT fence FROM archive_control WHERE id = 1 FOR SHARE"))
     if current != fence:
         raise LeaseLost(

@@ -8,38 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from sqlalchemy import text
 
 from atlas.archive.lock import archiver_lock
 from atlas.db import Database
 from atlas.ingest import record_samples
+from tests.support.cli import Run
 from tests.support.samples import samples
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def atlas(tmp_path: Path) -> Run:
-    """Runs ``atlas ARGS`` in ``tmp_path`` with the test's environment and what is given on top."""
-
-    def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in {**os.environ, **variables}.items() if v is not None}
-        return subprocess.run(
-            [sys.executable, "-c", "from atlas.cli.main import main; main()", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            timeout=120,
-            check=False,
-        )
-
-    return run
 
 
 def error_of(done: subprocess.CompletedProcess[str], code: int) -> str:
