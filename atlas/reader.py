@@ -8,28 +8,45 @@ cold, and among cold files the higher ``seq`` counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import contextlib
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import structlog
 
-from atlas.archive.cold import COLUMNS, appended_files, as_scalar, read_cold
-from atlas.archive.sorting import merge_sorted, sort_samples
+from atlas.archive.cold import COLUMNS, appended_files
+from atlas.archive.tiers import Blocking, Span, into_spans, joined
 from atlas.db import Database, db
-from atlas.errors import InvalidInput, WrongVault
-from atlas.repositories.snapshot import HOT_SCHEMA, ColdFile, Selection, Snapshot, read_snapshot
+from atlas.errors import ConfigurationError, DatabaseError, InvalidInput, WrongVault
+from atlas.repositories.snapshot import (
+    HOT_SCHEMA,
+    ColdFile,
+    Selection,
+    Snapshot,
+    read_snapshot,
+    remember_metrics,
+)
 from atlas.types import ObjectStore, check_id
 from atlas.vault import Vault, get_vault
 
 __all__ = ["COLUMNS", "StatsReader"]
 
+log = structlog.get_logger()
+
 _ROWS = 65_536
 
 
 class StatsReader:
-    """Reads samples, hot and cold, each once."""
+    """Reads samples, hot and cold, each once.
+
+    A read of recent samples alone asks the vault nothing: one with ``since`` at or after the beginning of
+    the oldest attached partition, where no file of the ledger can hold a selected row. The vault is not
+    listed for appended metrics then, unless such are known: this machine has appended some, or a run of
+    the archiver or a reader has ever found some in the vault. So the first ones that another machine
+    appends are seen by such reads after the next run of the archiver, or read that goes further back.
+    """
 
     def __init__(self, database: Database | None = None, vault: Vault | None = None) -> None:
         self.database = db if database is None else database
@@ -37,19 +54,21 @@ class StatsReader:
 
     @property
     def store(self) -> ObjectStore:
-        """The storage of the vault."""
-        return (self._vault or get_vault()).store
+        """The storage of the vault. Raises `ConfigurationError` where none is configured."""
+        return self._the_vault().store
 
     async def history(
         self, video_id: str, since: datetime | None = None, until: datetime | None = None
     ) -> pa.Table:
         """Every sample of one video with ``since <= timestamp < until``, in time order.
 
-        Columns and types are those of `COLUMNS`; a video without samples gives an empty table. Raises
-        `InvalidInput`, `DatabaseError`, `VaultError`; never a part of the history.
+        Columns and types are those of `COLUMNS`; a video without samples gives an empty table. Reads
+        only row groups that can hold the video. Raises `InvalidInput`, `DatabaseError`, `VaultError`
+        (`CorruptObject`); never a part of the history.
         """
         ids = [check_id(video_id)]
-        batches = [batch async for batch in self.scan(ids, since, until)]
+        async with contextlib.aclosing(self.scan(ids, since, until)) as scan:
+            batches = [batch async for batch in scan]
         table = pa.Table.from_batches(batches, _schema(COLUMNS))
         return table.sort_by("timestamp")
 
@@ -59,19 +78,31 @@ class StatsReader:
         since: datetime | None = None,
         until: datetime | None = None,
         columns: Sequence[str] | None = None,
-    ) -> AsyncIterator[pa.RecordBatch]:
+        *,
+        ordered_by_time: bool = False,
+    ) -> AsyncGenerator[pa.RecordBatch]:
         """Stream the samples of these videos (None: all) as record batches of at most 65,536 rows.
 
         Older spans of time come first; inside a span (a file, or files that overlap) rows are in order of
-        (video_id, timestamp). Memory holds the selected hot rows and a few row groups a file.
+        (video_id, timestamp). With ``ordered_by_time`` all rows are in order of (timestamp, video_id); a
+        span of more than a million rows is then sorted on the local disk, under ATLAS_HOME/tmp.
+
+        Memory holds the selected hot rows and, of cold files, a few row groups for each that overlaps
+        in time. Raises as `history` does, possibly after some batches.
         """
         wanted = _schema(COLUMNS if columns is None else columns)
         selection = Selection.of(video_ids, since, until)
         selection, spans = await self._spans(selection)
-        tables = _tables(self.store, spans, selection)
-        while (table := await asyncio.to_thread(next, tables, None)) is not None:
-            for batch in table.select(wanted.names).cast(wanted).to_batches(max_chunksize=_ROWS):
-                yield batch
+        tables = Blocking(
+            joined(lambda: self.store, spans, selection, _needed(wanted), by_time=ordered_by_time)
+        )
+        try:
+            while (table := await asyncio.to_thread(tables.next)) is not None:
+                for batch in table.select(wanted.names).to_batches(max_chunksize=_ROWS):
+                    yield batch
+        finally:
+            # in a thread: it waits for the reads that are under way
+            await asyncio.to_thread(tables.close)
 
     async def count(
         self,
@@ -82,13 +113,18 @@ class StatsReader:
         """How many samples `scan` would give. Whole files are counted by the ledger, unread."""
         selection = Selection.of(video_ids, since, until)
         selection, spans = await self._spans(selection)
-        known = [span for span in spans if span.known_rows(selection) is not None]
-        counted = sum(span.known_rows(selection) or 0 for span in known)
-        rest = _tables(self.store, [span for span in spans if span not in known], selection)
-        read: int = await asyncio.to_thread(lambda: sum(table.num_rows for table in rest))
-        return counted + read
+        known = [(span, span.known_rows(selection)) for span in spans]
+        unknown = [span for span, rows in known if rows is None]
+        tables = Blocking(joined(lambda: self.store, unknown, selection, _needed(_schema(()))))
+        counted = sum(rows or 0 for _, rows in known)
+        try:
+            while (table := await asyncio.to_thread(tables.next)) is not None:
+                counted += table.num_rows
+        finally:
+            await asyncio.to_thread(tables.close)
+        return counted
 
-    async def _spans(self, selection: Selection) -> tuple[Selection, list[_Span]]:
+    async def _spans(self, selection: Selection) -> tuple[Selection, list[Span]]:
         url = await self.database.libpq_url()
         # appended files never leave the store without the ledger's knowledge, so that listing them after the
         # snapshot cannot lose a sample
@@ -99,32 +135,44 @@ class StatsReader:
                     f"the ledger names files in {file.vault}, the configured vault is {self.store.identity}"
                 )
         selection = replace(selection, excluded=snapshot.forgotten)
-        appended = await asyncio.to_thread(
-            lambda: list(appended_files(self.store, selection, snapshot.adopted))
+        appended: list[ColdFile] = []
+        if not await asyncio.to_thread(self._is_hot_only, snapshot, selection):
+            appended = await asyncio.to_thread(
+                lambda: list(appended_files(self.store, Selection(), snapshot.adopted))
+            )
+            if appended and not snapshot.metrics_seen:
+                await self._remember_metrics()
+        touched = [file for file in appended if selection.may_touch(file.first, file.last)]
+        spans = into_spans(snapshot, touched)
+        log.debug(
+            "read_planned",
+            hot_rows=snapshot.hot.num_rows,
+            files=len(snapshot.files) + len(touched),
+            skipped=snapshot.skipped + len(appended) - len(touched),
+            spans=len(spans),
         )
-        return selection, _into_spans(snapshot, appended)
+        return selection, spans
 
+    def _is_hot_only(self, snapshot: Snapshot, selection: Selection) -> bool:
+        """Whether the vault need not be asked; see the class."""
+        if snapshot.files or snapshot.metrics_seen or selection.since is None:
+            return False
+        if snapshot.hot_from is None or selection.since < snapshot.hot_from:
+            return False
+        try:
+            return not self._the_vault().appended_here()
+        except ConfigurationError:  # where no vault is configured nobody appends
+            return True
 
-@dataclass(slots=True)
-class _Span:
-    """Sources that overlap in time, and nothing else does."""
+    async def _remember_metrics(self) -> None:
+        try:
+            async with self.database.transaction() as session:
+                await remember_metrics(session)
+        except DatabaseError as error:  # a server that only reads, or a run that holds the row
+            log.debug("metrics_not_remembered", error=type(error).__name__)
 
-    first: datetime
-    last: datetime
-    files: list[ColdFile] = field(default_factory=list)
-    hot: pa.Table = field(default_factory=HOT_SCHEMA.empty_table)
-
-    def known_rows(self, selection: Selection) -> int | None:
-        """The number of selected rows, if that needs no reading."""
-        if not self.files:
-            return int(self.hot.num_rows)
-        if (
-            len(self.files) == 1
-            and not self.hot.num_rows
-            and selection.covers(self.first, self.last)
-        ):
-            return self.files[0].row_count
-        return None
+    def _the_vault(self) -> Vault:
+        return self._vault or get_vault()
 
 
 def _schema(columns: Sequence[str]) -> pa.Schema:
@@ -139,45 +187,7 @@ def _schema(columns: Sequence[str]) -> pa.Schema:
     return pa.schema([HOT_SCHEMA.field(name) for name in columns])
 
 
-def _into_spans(snapshot: Snapshot, appended: list[ColdFile]) -> list[_Span]:
-    """Files grouped by overlap in time, oldest first, each with the hot rows of its time."""
-    spans: list[_Span] = []
-    for file in sorted(snapshot.files + appended, key=lambda file: (file.first, file.last)):
-        if spans and file.first <= spans[-1].last:
-            spans[-1].files.append(file)
-            spans[-1].last = max(spans[-1].last, file.last)
-        else:
-            spans.append(_Span(file.first, file.last, [file]))
-    hot = snapshot.hot
-    for span in spans:
-        if not hot.num_rows:
-            break
-        inside = pc.and_(
-            pc.greater_equal(hot["timestamp"], as_scalar(span.first)),
-            pc.less_equal(hot["timestamp"], as_scalar(span.last)),
-        )
-        span.hot = hot.filter(inside)
-        hot = hot.filter(pc.invert(inside))
-    if hot.num_rows:
-        bounds = pc.min_max(hot["timestamp"]).as_py()
-        spans.append(_Span(bounds["min"], bounds["max"], [], hot))
-        spans.sort(key=lambda span: (span.first, span.last))
-    return spans
-
-
-def _tables(store: ObjectStore, spans: list[_Span], selection: Selection) -> Iterator[pa.Table]:
-    for span in spans:
-        sources: list[Iterator[pa.Table]] = [
-            read_cold(store, file, selection) for file in span.files
-        ]
-        if span.hot.num_rows:
-            sources.append(_sliced(sort_samples(span.hot, tie_breaks=("priority",))))
-        # one source alone has each sample once; hot and sealed rows together may not
-        alone = len(sources) == 1 and all(file.row_count is not None for file in span.files)
-        winner = None if alone and not span.hot.num_rows else "priority"
-        yield from merge_sorted(sources, winner=winner)
-
-
-def _sliced(table: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, table.num_rows, _ROWS):
-        yield table.slice(start, _ROWS)
+def _needed(wanted: pa.Schema) -> pa.Schema:
+    """What has to be read for these columns: what rows are ordered and chosen by, too."""
+    names = {*wanted.names, "video_id", "timestamp", "priority"}
+    return pa.schema([one for one in HOT_SCHEMA if one.name in names])

@@ -189,8 +189,12 @@ class ObjectStore(Protocol):
         """The object's content, or None if there is none."""
         ...
 
-    def open(self, key: str) -> BinaryIO | None:
-        """A seekable reader that fetches ranges, or None if there is no such object."""
+    def open(self, key: str, size: int | None = None) -> BinaryIO | None:
+        """A seekable reader that fetches ranges, or None if there is no such object.
+
+        With ``size``, which the caller knows, no request is made to learn it: an object that is missing
+        or of another size is then a `VaultError`, at the first read at the latest.
+        """
         ...
 
     def stat(self, key: str) -> ObjectInfo | None:

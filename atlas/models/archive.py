@@ -73,7 +73,8 @@ class ArchiveControl(Base):
     copies of an unused database are no relatives. ``epoch`` and ``nonce`` are kept equal to the vault's by
     compare-and-swap at each run; ``pending_nonce`` is the one announced before the swap. ``fence``
     grows with every archiver; a step under an older one is refused. ``holder`` and ``held_until``
-    serve as the lock where session locks do not work (a pooler in transaction mode).
+    serve as the lock where session locks do not work (a pooler in transaction mode). ``metrics_seen`` tells
+    that the vault has ever been found to hold appended metrics.
     """
 
     __tablename__ = "archive_control"
@@ -89,6 +90,7 @@ class ArchiveControl(Base):
     fence: Mapped[int] = mapped_column(server_default=text("0"))
     holder: Mapped[str | None]
     held_until: Mapped[UtcTimestamp | None]
+    metrics_seen: Mapped[bool] = mapped_column(server_default=text("false"))
 
     __table_args__ = (CheckConstraint("id = 1", name="singleton"),)
 

@@ -8,11 +8,14 @@ protect from DROP.) Writers of samples are not held up by either lock.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.db.arrow import ArrowConnection, literal
 from atlas.repositories.erasure import FORGOTTEN, NOT_FORGOTTEN
@@ -34,6 +37,17 @@ HOT_SCHEMA = pa.schema(
 )
 
 
+_HOT_FROM = r"""
+    SELECT (
+        SELECT min((regexp_match(
+            pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([^'']+)''\)'
+        ))[1]::timestamptz)
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'video_stats_log'::regclass
+    ), metrics_seen FROM archive_control WHERE id = 1
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which samples: of these videos (None: all) but the ``excluded``, since ``since``, before ``until``."""
@@ -43,6 +57,10 @@ class Selection:
     until: datetime | None = None
     excluded: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.video_ids is not None:
+            object.__setattr__(self, "video_ids", tuple(sorted(set(self.video_ids))))
+
     @classmethod
     def of(
         cls, video_ids: Collection[str] | None, since: datetime | None, until: datetime | None
@@ -50,7 +68,7 @@ class Selection:
         """A checked selection. Raises `InvalidInput` for a wrong id or a naive time."""
         if isinstance(video_ids, str):
             video_ids = (video_ids,)
-        ids = None if video_ids is None else tuple(sorted({check_id(one) for one in video_ids}))
+        ids = None if video_ids is None else tuple(check_id(one) for one in video_ids)
         return cls(
             ids,
             None if since is None else utc(since, field="since"),
@@ -83,7 +101,8 @@ class Selection:
             return False
         if self.video_ids is None or first_id is None or last_id is None:
             return self.video_ids != ()
-        return any(first_id <= one <= last_id for one in self.video_ids)
+        following = bisect.bisect_left(self.video_ids, first_id)
+        return following < len(self.video_ids) and self.video_ids[following] <= last_id
 
     def covers(self, first: datetime, last: datetime) -> bool:
         """Whether every row within these inclusive bounds is selected."""
@@ -96,25 +115,36 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ColdFile:
-    """A live file of the ledger, or an appended one found in the vault (``row_count`` not known)."""
+    """A live file of the ledger, or an appended one found in the vault (``row_count`` not known).
+
+    ``in_ledger`` tells that no other object will ever have this name. ``byte_size`` None: not known.
+    """
 
     object_key: str
     vault: str
     first: datetime
     last: datetime
     row_count: int | None
+    byte_size: int | None = None
+    in_ledger: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Hot and sealed rows (`HOT_SCHEMA`, in no order) and the cold files of the same moment.
 
-    ``adopted`` are appended files whose rows have moved into files of the ledger; ``forgotten`` are ids
-    whose rows do not count wherever they still lie.
+    ``files`` are those that can hold selected rows, ``skipped`` counts the others. ``hot_from`` is where
+    the oldest attached partition begins (None: there is none). ``metrics_seen`` tells that the vault was
+    ever found to hold appended metrics. ``adopted`` are appended files whose rows have moved into files
+    of the ledger; ``forgotten`` are ids whose rows do not count wherever they still lie.
     """
 
     hot: pa.Table
     files: list[ColdFile]
+    skipped: int = 0
+    sealed: bool = False
+    hot_from: datetime | None = None
+    metrics_seen: bool = True
     adopted: frozenset[str] = frozenset()
     forgotten: tuple[str, ...] = ()
 
@@ -126,20 +156,22 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
         connection.execute("LOCK TABLE video_stats_log, archive_files IN ACCESS SHARE MODE")
         ledger = connection.rows(
             "SELECT state, object_key, vault, seq, relation, min_timestamp, max_timestamp, "
-            "min_video_id, max_video_id, row_count FROM archive_files "
+            "min_video_id, max_video_id, row_count, byte_size FROM archive_files "
             "WHERE dataset = 'video_stats' AND (state = 'live' AND row_count > 0 OR relation IS NOT NULL)"
         )
         adopted = connection.rows("SELECT object_key FROM archive_files WHERE dataset = 'metrics'")
         forgotten = connection.rows(f"SELECT video_id, erased_at {FORGOTTEN}")
+        ((hot_from, metrics_seen),) = connection.rows(_HOT_FROM)
         # while an erasure is under way, no count of the ledger can be trusted
         erasing = any(erased_at is None for _, erased_at in forgotten)
         sources = [("video_stats_log", HOT_PRIORITY)]
         files = []
-        for state, key, vault, seq, relation, first, last, first_id, last_id, rows in ledger:
+        for state, key, vault, seq, relation, first, last, first_id, last_id, rows, size in ledger:
             if state != "live":
                 sources.append((relation, SEALED_PRIORITY + seq))
             elif selection.may_touch(first, last, first_id, last_id):
-                files.append(ColdFile(key, vault, first, last, None if erasing else rows))
+                known = None if erasing else rows
+                files.append(ColdFile(key, vault, first, last, known, size, in_ledger=True))
         query = " UNION ALL ".join(
             "SELECT video_id, timestamp, views, likes, comment_count, "
             f'{priority}::bigint AS priority FROM "{name}" '
@@ -152,6 +184,18 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
     return Snapshot(
         hot.cast(HOT_SCHEMA),
         files,
-        frozenset(key for (key,) in adopted),
-        tuple(sorted(video_id for video_id, _ in forgotten)),
+        skipped=len(ledger) + 1 - len(sources) - len(files),
+        sealed=len(sources) > 1,
+        hot_from=hot_from,
+        metrics_seen=metrics_seen,
+        adopted=frozenset(key for (key,) in adopted),
+        forgotten=tuple(sorted(video_id for video_id, _ in forgotten)),
+    )
+
+
+async def remember_metrics(session: AsyncSession) -> None:
+    """Note that the vault holds appended metrics; gives way at once to whoever holds the row."""
+    await session.execute(text("SET LOCAL lock_timeout = '100ms'"))
+    await session.execute(
+        text("UPDATE archive_control SET metrics_seen = true WHERE id = 1 AND NOT metrics_seen")
     )

@@ -191,6 +191,10 @@ class Vault:
         """What waits on this machine for the store: count, bytes, and the oldest's time or None."""
         return self._spool().pending()
 
+    def appended_here(self) -> bool:
+        """Whether `append_metrics` was ever called for this vault on this machine; asks no store."""
+        return self._spool().appended_here()
+
     def _spool(self) -> Spool:
         home, identity = self._home or get_settings().atlas_home, self.identity
         with self._spools_lock:

@@ -105,6 +105,16 @@ class Spool:
         oldest = datetime.fromtimestamp(min(times), UTC) if times else None
         return Pending(len(sizes), sum(sizes), oldest)
 
+    def appended_here(self) -> bool:
+        """Whether rows for this vault were ever appended on this machine."""
+        # the newest day of deliveries is never forgotten, so that what was delivered leaves a trace
+        return any(
+            not path.name.startswith(".")
+            for folder in (self._pending, self._delivered)
+            if folder.is_dir()
+            for path in folder.iterdir()
+        )
+
     def _waiting(self) -> list[Path]:
         with files.told_as_vault_error(str(self._pending)):
             try:

@@ -37,9 +37,14 @@ def upgrade() -> None:
         ["video_id"],
         postgresql_where=sa.text("reason = 'forgotten'"),
     )
+    op.add_column(
+        "archive_control",
+        sa.Column("metrics_seen", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
 
 
 def downgrade() -> None:
+    op.drop_column("archive_control", "metrics_seen")
     op.drop_index("idx_video_tombstones_forgotten", "video_tombstones")
     op.drop_column("video_tombstones", "erased_at")
     op.drop_table("archive_pins")

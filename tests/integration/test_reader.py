@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from atlas.archive import Archiver
@@ -117,23 +116,6 @@ async def test_metrics_filed_under_another_day_are_found_by_their_own_time(
     vault.append_metrics([row], date="2020-02-02", hour=5)
     found = await reader.history("misfiled", OLD, OLD + timedelta(hours=1))
     assert found["views"].to_pylist() == [3]
-
-
-async def test_a_history_of_one_video_reads_only_row_groups_that_can_hold_it(
-    database: Database, vault: LocalVault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await record_samples(database, samples(videos=40_000, times=4))
-    await Archiver(database, vault).run(timedelta(days=7))
-    groups = []
-    read = pq.ParquetFile.read_row_group
-
-    def counted(self: pq.ParquetFile, group: int, **options: object) -> pa.Table:
-        groups.append(group)
-        return read(self, group, **options)
-
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
-    assert (await StatsReader(database, vault).history("video-0007")).num_rows == 4
-    assert groups == [0]
 
 
 async def test_a_file_the_ledger_names_but_nobody_has_is_an_error_not_a_gap(

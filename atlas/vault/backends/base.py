@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from atlas.errors import ObjectExists, VaultUnavailable
+from atlas.errors import CorruptObject, ObjectExists, VaultError, VaultUnavailable
 from atlas.types import ObjectInfo
 from atlas.vault.layout import check_key
 
@@ -53,6 +53,10 @@ class FsspecStore(ABC):
     @abstractmethod
     def _open(self, key: str) -> Source:
         """How to read an object; FileNotFoundError and its like if there is none."""
+
+    def _open_known(self, key: str, size: int) -> Source:
+        """The same for an object of known size; overridden where looking it up costs a request."""
+        return self._open(key)
 
     @abstractmethod
     def _create(self, key: str, source: BinaryIO) -> None:
@@ -115,24 +119,35 @@ class FsspecStore(ABC):
         with source:
             return source.read()
 
-    def open(self, key: str) -> BinaryIO | None:
-        """A seekable reader; each read is one ranged request. None if there is no such object."""
+    def open(self, key: str, size: int | None = None) -> BinaryIO | None:
+        """A seekable reader; each read is one ranged request. None if there is no such object.
+
+        With ``size`` no request is made to learn it. Raises `CorruptObject` where the object is seen to
+        have another size.
+        """
         key = check_key(key)
         with self._told(key):
             try:
-                source = self._open(key)
+                source = self._open(key) if size is None else self._open_known(key, size)
             except (FileNotFoundError, IsADirectoryError):
                 return None
+        if size is not None and source.size != size:
+            source.close()
+            raise CorruptObject(f"{key} has {source.size} bytes, written were {size}", path=key)
         return cast(BinaryIO, Reader(key, source, self._told))
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An object opened for reading: its size, and what fetches the bytes from start to end."""
+    """An object opened for reading: its size, and what fetches the bytes from start to end.
+
+    ``seen`` is False where nobody has asked the store yet whether the object exists.
+    """
 
     size: int
     fetch: Callable[[int, int], bytes]
     close: Callable[[], object] = lambda: None
+    seen: bool = True
 
     @staticmethod
     def of_file(file: Any) -> Source:
@@ -168,6 +183,8 @@ class Reader(io.RawIOBase):
             with self._told(self._key):
                 data = self._source.fetch(self._position, end)
         except FileNotFoundError as error:
+            if not self._source.seen:
+                raise VaultError(f"{self._key} is not in the vault", path=self._key) from error
             raise VaultUnavailable(
                 f"{self._key} was replaced or removed while it was read", path=self._key
             ) from error

@@ -157,6 +157,10 @@ class GCSStore(FsspecStore):
         fetch = partial(self.fs.cat_file, self._root + key, generation=entry["generation"])
         return Source(int(entry["size"]), lambda start, end: fetch(start=start, end=end))
 
+    def _open_known(self, key: str, size: int) -> Source:
+        fetch = partial(self.fs.cat_file, self._root + key)
+        return Source(size, lambda start, end: fetch(start=start, end=end), seen=False)
+
     def _entry(self, key: str) -> dict[str, Any] | None:
         """The object's resource: one request, where gcsfs's own ``info`` lists beside it."""
         name = (self._root + key).removeprefix(f"{self._bucket}/")

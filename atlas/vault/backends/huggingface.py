@@ -12,6 +12,7 @@ import io
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -154,6 +155,11 @@ class HuggingFaceStore(FsspecStore):
             raise FileNotFoundError(key)
         path = f"datasets/{self._repo}@{head}/{self._prefix}{key}"
         return Source.of_file(self.fs.open(path, "rb", cache_type="none"))
+
+    def _open_known(self, key: str, size: int) -> Source:
+        path = f"datasets/{self._repo}@main/{self._prefix}{key}"
+        file = self.fs.open(path, "rb", cache_type="none", size=size)
+        return replace(Source.of_file(file), seen=False)
 
     def _read(self, key: str, head: str) -> bytes | None:
         if key not in self._files([key], head):
