@@ -17,20 +17,9 @@ from atlas.vault import LocalVault
 from tests.faults.load import Reader, Writer
 from tests.faults.schedule import STEPS
 from tests.faults.truth import Truth, in_files, shown_by_reader
-from tests.support.archive_child import BUSY, DONE, KILLED, RETENTION, Child, Orders
+from tests.support.archive_child import BUSY, DONE, KILLED, RETENTION
 from tests.support.samples import as_written, in_folder, samples, visible
 from tests.support.sql import scalar
-
-
-@pytest.fixture
-def start(database: Database, tmp_path: Path) -> Any:
-    """Starts a child that works on the test's database and vault."""
-
-    def start(job: str, **orders: Any) -> Child:
-        log = tmp_path / f"child-{len(list(tmp_path.glob('*.log')))}.log"
-        return Child(Orders(job, str(database._url), tmp_path / "vault", log, **orders))
-
-    return start
 
 
 @pytest.mark.parametrize("step", STEPS)

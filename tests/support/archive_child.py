@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import structlog
 
 from atlas.archive import Archiver
@@ -49,6 +50,8 @@ UNAVAILABLE, VERIFICATION_FAILED, BUSY, LEASE_LOST = CODES
 
 JOBS: dict[str, Callable[[Database, Vault], Awaitable[object]]] = {
     "archive": lambda database, vault: Archiver(database, vault).run(RETENTION),
+    # with a cap, slices go one after the other
+    "archive_in_turn": lambda database, vault: Archiver(database, vault).run(RETENTION, 10**9),
     "gc": lambda database, vault: Archiver(database, vault).collect_garbage(timedelta(0)),
     "janitor": lambda database, vault: Janitor(database, vault).run(),
 }
@@ -89,6 +92,16 @@ class Child:
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
         self._process.kill()
+
+    async def paused(self) -> None:
+        """Wait until it has stopped itself at ``pause_at``."""
+        async with asyncio.timeout(PATIENCE):
+            while psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
+                assert not await self.ended(0.01), f"it ended instead:\n{self.told()}"
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
 
     async def ended(self, timeout: float) -> bool:
         """Wait for its end, at most so long."""

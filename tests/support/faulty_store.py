@@ -86,7 +86,10 @@ class Faults:
 
 
 class FaultyStore:
-    """An `ObjectStore` in front of another one. Each fault is logged as ``store_fault``."""
+    """An `ObjectStore` in front of another one.
+
+    Each fault is logged as ``store_fault`` before anything is done, and as ``store_did`` once it is done.
+    """
 
     def __init__(self, store: ObjectStore, faults: Faults) -> None:
         self.store, self.faults = store, faults
@@ -206,6 +209,7 @@ class FaultyStore:
         if fault in (Fault.REFUSE, Fault.HANG, Fault.LATE):
             raise VaultUnavailable(f"{method} of {key}: {fault}", path=key)
         answer = work(fault, dice)
+        log.info("store_did", fault=str(fault), method=method, number=number, key=key)
         if fault is Fault.KILL_AFTER:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault is Fault.LOSE_ANSWER:
