@@ -76,7 +76,7 @@ class Round:
         if self.postgres_dies_after is not None:
             endings |= {UNAVAILABLE}
         if self.faults is not None:
-            killing = any(kind in KILLING for kind in self.faults.kinds)
+            killing = self.faults.all_kinds & set(KILLING)
             endings |= {KILLED} if killing else {UNAVAILABLE, VERIFICATION_FAILED}
         return endings
 
@@ -125,9 +125,8 @@ def _round(dice: random.Random) -> Round:
         case "moment":
             return Round(job, batches, kill_after=moment)
         case "call":
-            only = (dice.choice(_CALLS), dice.randint(1, 4))
-            faults = Faults((dice.choice(KILLING),), only=only)
-            return Round(job, batches, faults=faults)
+            call = (dice.choice(_CALLS), dice.randint(1, 4))
+            return Round(job, batches, faults=Faults(at={call: dice.choice(KILLING)}))
         case "store":
             kinds = tuple(dice.sample(_ILLNESSES, dice.randint(1, 4)))
             rate = dice.choice((0.1, 0.3, 0.6))
@@ -143,4 +142,4 @@ def _round(dice: random.Random) -> Round:
 
 def may_damage(rounds: tuple[Round, ...]) -> bool:
     """Whether the store may hold objects that cannot be read, until the clean run."""
-    return any(one.faults and set(one.faults.kinds) & set(DAMAGING) for one in rounds)
+    return any(one.faults and one.faults.all_kinds & set(DAMAGING) for one in rounds)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -48,7 +48,8 @@ class Fault(StrEnum):
 
 _ANY = (Fault.REFUSE, Fault.HANG, Fault.SLOW, Fault.KILL_BEFORE, Fault.KILL_AFTER)
 _WRITE = (*_ANY, Fault.LOSE_ANSWER, Fault.LATE)
-_APPLICABLE: dict[str, tuple[Fault, ...]] = {
+#: Which faults each method may suffer.
+APPLICABLE: dict[str, tuple[Fault, ...]] = {
     "put_files": (*_WRITE, Fault.HALF, Fault.FLIP),
     "put_bytes": _WRITE,
     "put_many": (*_WRITE, Fault.HALF, Fault.FLIP),
@@ -69,20 +70,27 @@ _PAUSE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """A fault of ``kinds`` for the share ``rate`` of calls, drawn by ``seed``; with ``only``, (method, n),
-    for the n-th call of that method and no other."""
+    """A fault of ``kinds`` for the share ``rate`` of calls, drawn by ``seed``; and the faults ``at`` (method, n),
+    the n-th call of that method."""
 
-    kinds: tuple[Fault, ...]
+    kinds: tuple[Fault, ...] = ()
     seed: int = 0
-    rate: float = 1.0
-    only: tuple[str, int] | None = None
+    rate: float = 0.0
+    at: dict[tuple[str, int], Fault] = field(default_factory=dict)
 
     def draw(self, method: str, number: int) -> tuple[Fault | None, random.Random]:
         """What happens to the ``number``-th call of ``method``, and the dice for its details."""
         dice = random.Random(f"{self.seed} {method} {number}")
-        hit = dice.random() < self.rate and self.only in (None, (method, number))
-        kinds = [kind for kind in self.kinds if kind in _APPLICABLE[method]]
+        if (method, number) in self.at:
+            return self.at[method, number], dice
+        hit = dice.random() < self.rate
+        kinds = [kind for kind in self.kinds if kind in APPLICABLE[method]]
         return (dice.choice(kinds) if hit and kinds else None), dice
+
+    @property
+    def all_kinds(self) -> set[Fault]:
+        """Every fault that may happen."""
+        return {*self.kinds, *self.at.values()}
 
 
 class FaultyStore:
