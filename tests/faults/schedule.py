@@ -27,14 +27,16 @@ STEPS = (
 
 #: Jobs by how often they are drawn, with the events that they pass.
 JOBS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "archive": (6, STEPS),
-    "gc": (1, ("garbage_collected",)),
+    "archive": (8, STEPS),
+    "compact": (5, (*STEPS[2:5], "archive_swapped", "compaction")),
+    "gc": (2, ("garbage_collected",)),
+    "restore": (2, ("archive_restored", "restored")),
+    "release": (2, ("released",)),
+    "forget": (2, ("forget_barred", "forget_hot", *STEPS[2:5], "archive_swapped", "forget_erased")),
     "janitor": (1, STEPS[2:]),
 }
 
 _CALLS = ("put_files", "compare_and_swap", "open", "delete", "stat", "list", "get_bytes")
-#: Faults of a store that is ill; dying is another trouble.
-_ILLNESSES = tuple(fault for fault in Fault if fault not in KILLING)
 #: Appended metrics are not read back: what damages them stays.
 _ILL_APPENDS = (Fault.REFUSE, Fault.HANG, Fault.LOSE_ANSWER, Fault.LATE, Fault.SLOW)
 #: Readers rely on a listing that is not old; every store promises that.
@@ -52,6 +54,11 @@ class Round:
     faults: Faults | None = None
     postgres_dies_after: float | None = None
     second: str | None = None
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """Both of them."""
+        return (self.job,) if self.second is None else (self.job, self.second)
 
     def __str__(self) -> str:
         troubles = {
@@ -94,6 +101,11 @@ class Schedule:
     ill_appends: Faults | None
     ill_reads: Faults | None
 
+    @property
+    def breaks_scans(self) -> bool:
+        """Whether objects are deleted at once that a reader may be reading."""
+        return any(job in ("forget", "gc") for one in self.rounds for job in one.jobs)
+
     def __str__(self) -> str:
         lines = [f"schedule {self.seed} (ATLAS_CHAOS_SEED={self.seed} replays it):"]
         lines.append(f"  lease {self.pooled}, metrics {self.appends}")
@@ -104,37 +116,43 @@ class Schedule:
 def draw(seed: int) -> Schedule:
     """The schedule of a seed."""
     dice = random.Random(seed)
-    rounds = tuple(_round(dice) for _ in range(dice.randint(2, 5)))
+    jobs = {job: weight for job, (weight, _) in JOBS.items()}
+    illnesses = tuple(fault for fault in Fault if fault not in KILLING)
+    if dice.random() < 0.6:
+        del jobs["forget"]
+    else:
+        # what an old listing does not show cannot be erased; every store promises that it is not old
+        illnesses = tuple(fault for fault in illnesses if fault is not Fault.STALE)
+    rounds = tuple(_round(dice, jobs, illnesses) for _ in range(dice.randint(2, 5)))
     appends = dice.random() < 0.5
     ill_appends = Faults(_ILL_APPENDS, dice.randrange(10**6), 0.4) if dice.random() < 0.5 else None
     ill_reads = Faults(_ILL_READS, dice.randrange(10**6), 0.03) if dice.random() < 0.3 else None
     return Schedule(seed, rounds, dice.random() < 0.25, appends, ill_appends, ill_reads)
 
 
-def _round(dice: random.Random) -> Round:
-    (job,) = dice.choices(list(JOBS), [weight for weight, _ in JOBS.values()])
-    events = JOBS[job][1]
+def _round(dice: random.Random, jobs: dict[str, int], illnesses: tuple[Fault, ...]) -> Round:
+    job, second = dice.choices(list(jobs), list(jobs.values()), k=2)
     batches = dice.randint(2, 10)
     moment = round(dice.random() * 0.35, 3)
     trouble = dice.choices(
-        ("step", "moment", "call", "store", "postgres", "two", "none"), (5, 3, 4, 5, 2, 3, 1)
+        ("step", "moment", "call", "store", "postgres", "two", "none"), (5, 3, 4, 5, 2, 3, 2)
     )[0]
     match trouble:
         case "step":
-            return Round(job, batches, kill_at=(dice.choice(events), dice.randint(1, 4)))
+            step = dice.choice(JOBS[job][1])
+            return Round(job, batches, kill_at=(step, dice.randint(1, 4)))
         case "moment":
             return Round(job, batches, kill_after=moment)
         case "call":
             call = (dice.choice(_CALLS), dice.randint(1, 4))
             return Round(job, batches, faults=Faults(at={call: dice.choice(KILLING)}))
         case "store":
-            kinds = tuple(dice.sample(_ILLNESSES, dice.randint(1, 4)))
+            kinds = tuple(dice.sample(illnesses, dice.randint(1, 4)))
             rate = dice.choice((0.1, 0.3, 0.6))
             return Round(job, batches, faults=Faults(kinds, dice.randrange(10**6), rate))
         case "postgres":
             return Round(job, batches, postgres_dies_after=moment)
         case "two":
-            second = dice.choice(list(JOBS))
             kill_after = moment if dice.random() < 0.5 else None
             return Round(job, batches, second=second, kill_after=kill_after)
     return Round(job, batches)

@@ -23,12 +23,15 @@ class Truth:
     """Every version of every sample ever written, in order, and the newest one that is known to count.
 
     A version is noted before it is written and acknowledged afterwards; in between it may be shown or not.
-    What was shown once must not give way to something older.
+    What was shown once must not give way to something older. Videos that are ``leaving`` are shown with all
+    of their samples or with none, and once they are ``gone`` they stay so.
     """
 
     def __init__(self) -> None:
         self.versions: dict[Key, list[Counters]] = {}
         self.floor: Floor = {}
+        self.leaving: set[str] = set()
+        self.gone: set[str] = set()
 
     def attempt(self, rows: Iterable[Sample]) -> dict[Key, int]:
         """Note what is about to be written; gives the version of each sample."""
@@ -44,12 +47,19 @@ class Truth:
         for key, version in written.items():
             self.floor[key] = max(version, self.floor.get(key, 0))
 
+    def forget(self, video_id: str) -> None:
+        """From now on the video may leave."""
+        self.leaving.add(video_id)
+
     def judge(self, shown: dict[Key, Counters], floor: Floor, *, settled: bool) -> None:
         """Compare what was shown with what had to be shown since ``floor`` was taken.
 
         With ``settled`` nothing was being written, and the newest version must be shown.
         """
-        lost = floor.keys() - shown.keys()
+        there = {video_id for video_id, _ in shown}
+        assert not there & self.gone, f"{there & self.gone} came back"
+        self.gone |= self.leaving & {video_id for video_id, _ in floor} - there
+        lost = {key for key in floor.keys() - shown.keys() if key[0] not in self.gone}
         assert not lost, f"{len(lost)} acknowledged samples are not shown: {sorted(lost)[:3]}"
         for key, values in shown.items():
             versions = self.versions.get(key)
@@ -61,7 +71,9 @@ class Truth:
 
     def newest(self) -> dict[Key, Counters]:
         """Every sample with the version that must be shown when nothing is being written."""
-        return {key: versions[-1] for key, versions in self.versions.items()}
+        return {
+            key: versions[-1] for key, versions in self.versions.items() if key[0] not in self.gone
+        }
 
 
 async def shown_by_reader(database: Database, vault: Vault) -> dict[Key, Counters]:

@@ -30,8 +30,9 @@ from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.errors import ArchiverBusy, LeaseLost, Unavailable, VerificationFailed
 from atlas.janitor import Janitor
-from atlas.vault import LocalVault, Vault
+from atlas.vault import LocalVault
 from tests.support.faulty_store import Faults, FaultyStore
+from tests.support.samples import OLD
 
 #: Samples older than this are archived.
 RETENTION = timedelta(days=7)
@@ -48,12 +49,19 @@ CODES: dict[int, type[Exception]] = {
 }
 UNAVAILABLE, VERIFICATION_FAILED, BUSY, LEASE_LOST = CODES
 
-JOBS: dict[str, Callable[[Database, Vault], Awaitable[object]]] = {
-    "archive": lambda database, vault: Archiver(database, vault).run(RETENTION),
+#: What is restored and released.
+SPAN = (OLD + timedelta(hours=4), OLD + timedelta(hours=11))
+
+JOBS: dict[str, Callable[..., Awaitable[object]]] = {
+    "archive": lambda archiver: archiver.run(RETENTION),
     # with a cap, slices go one after the other
-    "archive_in_turn": lambda database, vault: Archiver(database, vault).run(RETENTION, 10**9),
-    "gc": lambda database, vault: Archiver(database, vault).collect_garbage(timedelta(0)),
-    "janitor": lambda database, vault: Janitor(database, vault).run(),
+    "archive_in_turn": lambda archiver: archiver.run(RETENTION, 10**9),
+    "compact": lambda archiver: archiver.compact(),
+    "gc": lambda archiver: archiver.collect_garbage(timedelta(0)),
+    "restore": lambda archiver: archiver.restore(*SPAN),
+    "release": lambda archiver: archiver.release(),
+    "forget": lambda archiver, *video_ids: archiver.forget(video_ids),
+    "janitor": lambda archiver: Janitor(archiver.database, archiver._vault).run(),
 }
 
 
@@ -69,6 +77,7 @@ class Orders:
     url: str
     folder: Path
     log: Path
+    arguments: tuple[str, ...] = ()
     kill_at: tuple[str, int] | None = None
     pause_at: tuple[str, int] | None = None
     faults: Faults | None = None
@@ -165,7 +174,7 @@ async def _work(orders: Orders) -> None:
     if orders.faults is not None:
         vault.store = FaultyStore(vault.store, orders.faults)
     try:
-        await JOBS[orders.job](database, vault)
+        await JOBS[orders.job](Archiver(database, vault), *orders.arguments)
     finally:
         await database.close()
 

@@ -70,8 +70,10 @@ _PAUSE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """A fault of ``kinds`` for the share ``rate`` of calls, drawn by ``seed``; and the faults ``at`` (method, n),
-    the n-th call of that method."""
+    """A fault of ``kinds`` for the share ``rate`` of calls, drawn by ``seed``.
+
+    And the faults ``at`` (method, n), the n-th call of that method.
+    """
 
     kinds: tuple[Fault, ...] = ()
     seed: int = 0
