@@ -1,0 +1,77 @@
+"""An archiver that lost its lock without noticing: another one has taken over, and it must change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import atlas.archive.lock
+from atlas.archive import Archiver
+from atlas.config import reset_settings
+from atlas.db import Database
+from atlas.ingest import record_samples
+from atlas.vault import LocalVault
+from tests.faults.schedule import STEPS
+from tests.support.archive_child import DONE, LEASE_LOST, PATIENCE, RETENTION
+from tests.support.samples import as_written, in_folder, samples, visible
+from tests.support.sql import fetch, scalar
+
+#: How the archive's lock is held, by the setting that decides it.
+LOCKS = {"session": "the advisory lock", "transaction": "the lease"}
+
+#: Seconds; heartbeats come four times as often.
+LEASE_SECONDS = 0.5
+
+_HOLDER = """
+    SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
+    AND objid = hashtext('atlas.archiver')::bigint & 4294967295
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
+
+
+@pytest.fixture(params=LOCKS)
+def lock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kind of lock that this test's archivers hold."""
+    monkeypatch.setenv("DATABASE_POOL_MODE", request.param)
+    monkeypatch.setattr(atlas.archive.lock, "LEASE_SECONDS", LEASE_SECONDS)
+    reset_settings()
+    return str(request.param)
+
+
+async def lose(database: Database, lock: str) -> None:
+    """Have the paused archiver's lock lost: its connection cut, or its lease run out."""
+    if lock == "session":
+        assert await scalar(database, f"SELECT pg_terminate_backend(pid) FROM ({_HOLDER}) AS h")
+    held = (
+        _HOLDER if lock == "session" else "SELECT 1 FROM archive_control WHERE held_until > now()"
+    )
+    async with asyncio.timeout(PATIENCE):
+        while await fetch(database, held):  # noqa: ASYNC110 - nobody tells when a lease is over
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("step", STEPS[1:])
+async def test_an_archiver_that_was_overtaken_at_this_step_changes_nothing(
+    step: str, lock: str, start: Any, database: Database, tmp_path: Path
+) -> None:
+    vault = LocalVault(tmp_path / "vault")
+    rows = samples(times=24)
+    await record_samples(database, rows)
+    slow = start("archive_in_turn", pause_at=(step, 1), lease_seconds=LEASE_SECONDS)
+    await slow.paused()
+    await lose(database, lock)
+    await Archiver(database, vault).run(RETENTION)
+    ledger = await fetch(database, "SELECT * FROM archive_files ORDER BY id")
+    objects = list(vault.store.list("video_stats"))
+    control = await fetch(database, "SELECT * FROM archive_control")
+    slow.resume()
+    # after its last step there is nothing left for it to do
+    assert await slow.code() == (DONE if step == "archive_live" else LEASE_LOST)
+    assert await fetch(database, "SELECT * FROM archive_files ORDER BY id") == ledger
+    assert await fetch(database, "SELECT * FROM archive_control") == control
+    assert list(vault.store.list("video_stats")) == objects
+    assert await visible(database, vault) == as_written(rows)
+    assert in_folder(str(tmp_path / "vault" / "video_stats")) == as_written(rows).keys()
