@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from atlas.db import Database
 from atlas.errors import CorruptObject, EpochBehind, WrongVault
-from atlas.repositories.archive import Control, ControlWriter, LedgerReader
+from atlas.repositories.archive import Control, LedgerReader
+from atlas.repositories.control import ControlWriter
 from atlas.types import ObjectStore
 
 

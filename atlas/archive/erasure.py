@@ -27,7 +27,7 @@ from atlas.archive.fingerprint import rows_fingerprint
 from atlas.archive.rewrite import Input, abandon_outputs, rewrite
 from atlas.archive.run import Run
 from atlas.archive.steps import Steps, object_key, workdir
-from atlas.archive.upkeep import forget_objects, owner_of, stored
+from atlas.archive.upkeep import owner_of, stored
 from atlas.archive.videos import verify_videos, write_videos
 from atlas.db.locks import retry_when_locked
 from atlas.errors import CorruptObject, VerificationFailed
@@ -38,6 +38,7 @@ from atlas.repositories.snapshot import ColdFile, Selection
 from atlas.types import Dataset, ObjectStore, Progress
 from atlas.vault import Vault
 from atlas.vault.layout import flat_transcript_key, transcript_key, visuals_key
+from atlas.vault.parquet import UNDECODABLE
 
 log = structlog.get_logger()
 
@@ -198,13 +199,15 @@ def _holds(store: ObjectStore, key: str, file: FileRecord | None, ids: Sequence[
 async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> None:
     """Delete what was replaced, now or earlier, and what dead runs left, where it holds such rows."""
     store = steps.store
-    async with steps.database.transaction(read_only=True) as session:
-        ledger = LedgerReader(session)
+    # the ledger after the store: whatever has an object had its name in the ledger before
+    objects = await asyncio.to_thread(stored, store)
+    async with steps.database.transaction() as session:
+        ledger = await steps.ledger(session)
         retired = await ledger.retired_files()
         named = {file.object_key for file in await ledger.named_files()}
 
     def unnamed() -> Iterator[str]:
-        for info in stored(store):
+        for info in objects:
             if info.key not in named and owner_of(store, info.key) == str(steps.control.owner):
                 yield info.key
 
@@ -224,7 +227,7 @@ async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> 
         return files, strays
 
     files, strays = await asyncio.to_thread(holding)
-    await forget_objects(steps, files)
+    await steps.forget_objects(files)
     found.objects += [*(file.object_key for file in files), *strays]
 
 
@@ -289,7 +292,7 @@ def _videos(store: ObjectStore, file: FileRecord, folder: Path) -> pa.Table | No
         )
     try:
         return pq.read_table(path, partitioning=None)
-    except pa.ArrowException as error:
+    except UNDECODABLE as error:
         raise CorruptObject(
             f"{file.object_key} cannot be decoded: {error}", path=file.object_key
         ) from error

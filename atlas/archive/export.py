@@ -19,7 +19,7 @@ from atlas.archive.sorting import merge_sorted, sort_samples
 from atlas.errors import CorruptObject, VaultFull, VerificationFailed
 from atlas.repositories.archive import FileFacts
 from atlas.types import ObjectStore
-from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
+from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, UNDECODABLE, open_writer
 
 #: Columns of a sample as they come out of PostgreSQL.
 SAMPLE_COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
@@ -134,7 +134,7 @@ def verify_samples(
                     whole.update(batch)
                 else:
                     demand("seq", pc.min_max(batch["seq"]).as_py(), {"min": seq, "max": seq})
-    except pa.ArrowException as error:
+    except UNDECODABLE as error:
         raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
     demand("fingerprint", fingerprint.hex, expected.fingerprint)
     if seq is None:

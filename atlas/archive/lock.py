@@ -22,7 +22,7 @@ from sqlalchemy import text
 from atlas.config import get_settings
 from atlas.db import Database
 from atlas.errors import ArchiverBusy, AtlasError, DatabaseError
-from atlas.repositories.archive import ControlWriter
+from atlas.repositories.control import ControlWriter
 
 log = structlog.get_logger()
 

@@ -65,7 +65,7 @@ async def rebuild(
         with workdir() as folder:
             try:
                 file = await asyncio.to_thread(_examine, store, info, folder)
-            except (pa.ArrowException, KeyError, ValueError) as error:
+            except (pa.ArrowException, OSError, EOFError, KeyError, ValueError) as error:
                 log.warning("rebuild_object_skipped", key=info.key, error=str(error))
                 skipped.append(f"{info.key}: {error}")
                 continue

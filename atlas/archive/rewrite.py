@@ -36,7 +36,8 @@ from atlas.errors import CorruptObject, VerificationFailed
 from atlas.repositories.archive import FileFacts, FileRecord, NewFile
 from atlas.repositories.replacement import AppendedFile, Replacement
 from atlas.types import Dataset, ObjectStore
-from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
+from atlas.vault.metrics import digest_differs
+from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, UNDECODABLE, open_writer
 
 log = structlog.get_logger()
 
@@ -196,6 +197,8 @@ class Source:
                 path=one.key,
                 hint="run `atlas vault fsck --deep`; nothing was replaced",
             )
+        if one.file is None:
+            _check_digest(one.key, path)
         samples, bounds = Fingerprint(SAMPLE_COLUMNS), Bounds()
         for table in self._rows(one.key, path):
             for batch in table.to_batches():
@@ -256,8 +259,22 @@ class Source:
                 for group in range(file.num_row_groups):
                     table = conformed(file.read_row_group(group))
                     yield table.rename_columns(STATS_SCHEMA.names)
-        except pa.ArrowException as error:
+        except UNDECODABLE as error:
             raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
+
+
+def _check_digest(key: str, path: Path) -> None:
+    """An appended file has no ledger row to be compared with, but its name tells its rows' digest."""
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except UNDECODABLE as error:
+        raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
+    if digest_differs(key.rsplit("/", 1)[-1], table):
+        raise VerificationFailed(
+            f"{key} has other rows than its name tells",
+            path=key,
+            hint="restore the object from the store's versions; nothing was replaced",
+        )
 
 
 async def _written(

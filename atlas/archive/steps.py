@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from atlas.db import Database
 from atlas.db.locks import retry_when_locked
 from atlas.errors import ObjectExists, VaultUnavailable, VerificationFailed
 from atlas.repositories.archive import Control, FileFacts, FileRecord, LedgerWriter
+from atlas.repositories.replacement import Replacement
 from atlas.types import Dataset, ObjectStore
 
 log = structlog.get_logger()
@@ -115,14 +116,24 @@ class Steps:
     async def send_back(self, file: FileRecord) -> FileRecord:
         """Back to sealed under a new name; the object of the old one, never live, is removed.
 
-        First the object: one that cannot be read has no owner's mark, and clean-up would leave it.
+        First the ledger, under the fence: an archiver that was overtaken must not delete what the other
+        one has made live.
         """
-        await asyncio.to_thread(self.store.delete, [file.object_key])
         async with self.database.transaction() as session:
             ledger = await self.ledger(session)
             key = object_key(Dataset(file.dataset), file.slice_start, file.seq)
-            await ledger.send_back(file.id, key)
-            return await ledger.get(file.id)
+            dropped = await ledger.send_back(file, key)
+            renamed = await ledger.get(file.id)
+        await asyncio.to_thread(self.store.delete, [dropped.object_key])
+        await self.forget_objects([dropped])
+        return renamed
+
+    async def forget_objects(self, files: Sequence[FileRecord]) -> None:
+        """retired -> gone, after the objects were deleted: a crash in between is made good by clean-up."""
+        async with self.database.transaction() as session:
+            replacement = Replacement(session, self.fence)
+            await replacement.hold()
+            await replacement.gone(files)
 
 
 def object_key(dataset: Dataset, start: datetime, seq: int) -> str:

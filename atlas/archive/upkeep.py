@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
@@ -19,6 +18,7 @@ from atlas.archive.steps import Steps, workdir
 from atlas.repositories.archive import FileRecord
 from atlas.repositories.replacement import Replacement
 from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
+from atlas.vault.parquet import UNDECODABLE
 
 log = structlog.get_logger()
 
@@ -61,13 +61,14 @@ async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> Gar
         await ledger.hold()
         named = {file.object_key for file in await ledger.named_files()}
         expired = await ledger.expired(older_than)
+        gone = await ledger.gone_keys()
     found = await asyncio.to_thread(
-        lambda: list(garbage(store, objects, named, steps.control.owner, older_than))
+        lambda: list(garbage(store, objects, named, gone, steps.control.owner, older_than))
     )
     keys = (*(file.object_key for file in expired), *(info.key for info in found))
     if not dry_run:
         await asyncio.to_thread(store.delete, keys)
-        await forget_objects(steps, expired)
+        await steps.forget_objects(expired)
     log.info("garbage_collected", objects=len(keys), dry_run=dry_run)
     return GarbageReport(
         keys,
@@ -77,27 +78,23 @@ async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> Gar
     )
 
 
-async def forget_objects(steps: Steps, files: Sequence[FileRecord]) -> None:
-    """retired -> gone, after the objects were deleted: a crash before is repeated, one after is done."""
-    async with steps.database.transaction() as session:
-        replacement = Replacement(session, steps.fence)
-        await replacement.hold()
-        await replacement.gone(files)
-
-
 def garbage(
     store: ObjectStore,
     objects: list[ObjectInfo],
     named: set[str],
+    gone: frozenset[str],
     owner: uuid.UUID | None,
     older_than: timedelta,
 ) -> Iterator[ObjectInfo]:
-    """Objects that nothing names, older than the grace period, with this database's owner mark."""
+    """Objects that nothing names, older than the grace period, with this database's owner mark.
+
+    One that the ledger calls ``gone`` needs no mark: a put that was given up arrived late.
+    """
     before = datetime.now(UTC) - older_than
     for info in objects:
         if info.key in named or info.modified_at is None or info.modified_at > before:
             continue
-        if owner is not None and owner_of(store, info.key) == str(owner):
+        if info.key in gone or (owner is not None and owner_of(store, info.key) == str(owner)):
             yield info
 
 
@@ -119,7 +116,7 @@ def owner_of(store: ObjectStore, key: str) -> str | None:
     with source:
         try:
             metadata = pq.read_metadata(source).metadata or {}
-        except (pa.ArrowException, EOFError):
+        except UNDECODABLE:
             return None
     mark = metadata.get(b"atlas.owner")
     return None if mark is None else mark.decode()
@@ -168,7 +165,7 @@ def _footer_differs(store: ObjectStore, file: FileRecord) -> str | None:
     with source:
         try:
             metadata = pq.read_metadata(source)
-        except (pa.ArrowException, EOFError) as error:
+        except UNDECODABLE as error:
             return f"its footer cannot be read: {error}"
     footer = metadata.metadata or {}
     for name, wanted in (
@@ -218,7 +215,7 @@ def _undecodable(store: ObjectStore) -> Iterator[Finding]:
             try:
                 if fetched is not None:
                     pq.read_table(fetched[0], partitioning=None)
-            except (pa.ArrowException, EOFError) as error:
+            except UNDECODABLE as error:
                 yield Finding(
                     info.key,
                     "unreadable",

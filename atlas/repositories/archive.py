@@ -1,4 +1,4 @@
-"""The ledger of cold files and the archiver's control row: every statement of the archive protocol.
+"""The ledger of cold files: every statement of the archive protocol.
 
 Each method is one step inside the caller's transaction. Methods that change the ledger take the fence
 of the archiver and raise `LeaseLost` when a later archiver has taken over.
@@ -129,6 +129,13 @@ class LedgerReader:
         """Files whose rows lie in others, but whose objects may still be there."""
         return await self._files(ArchiveFile.state == ArchiveState.RETIRED)
 
+    async def gone_keys(self) -> frozenset[str]:
+        """Object names that were given up and whose objects were deleted."""
+        rows = await self.session.scalars(
+            select(ArchiveFile.object_key).where(ArchiveFile.state == ArchiveState.GONE)
+        )
+        return frozenset(rows)
+
     async def named_files(self) -> list[FileRecord]:
         """Every file whose object must not be touched: all but those that are gone."""
         return await self._files(ArchiveFile.state != ArchiveState.GONE)
@@ -165,8 +172,8 @@ class LedgerWriter(LedgerReader):
         self.fence = fence
 
     async def hold(self) -> None:
-        """Refuse the step if a later archiver has begun, and keep one from beginning until commit."""
-        await _hold(self.session, self.fence)
+        """Refuse the step if a later archiver has begun; see `hold_fence`."""
+        await hold_fence(self.session, self.fence)
 
     async def next_seq(self, dataset: Dataset) -> int:
         """The next file number: the clock in microseconds, but always above every earlier one.
@@ -268,13 +275,36 @@ class LedgerWriter(LedgerReader):
         if file.relation is not None:
             await self.session.execute(text(f'DROP TABLE "{file.relation}"'))
 
-    async def send_back(self, file_id: int, object_key: str) -> None:
-        """Any open state -> sealed, under a new object name: what lies at the old one is not ours."""
+    async def send_back(self, file: FileRecord, object_key: str) -> FileRecord:
+        """Any open state -> sealed, under a new object name; gives the old name as a retired file.
+
+        What lies there was never read by anybody, and is remembered until it is deleted: one that cannot be
+        decoded has no owner's mark, and clean-up would leave it.
+        """
         await self.session.execute(
             update(ArchiveFile)
-            .where(ArchiveFile.id == file_id, ArchiveFile.state.in_(OPEN_STATES))
+            .where(ArchiveFile.id == file.id, ArchiveFile.state.in_(OPEN_STATES))
             .values(state=ArchiveState.SEALED, object_key=object_key)
         )
+        dropped = ArchiveFile(
+            dataset=file.dataset,
+            state=ArchiveState.RETIRED,
+            object_key=file.object_key,
+            vault=file.vault,
+            seq=await self.next_seq(Dataset(file.dataset)),
+            batch_id=file.batch_id,
+            slice_start=file.slice_start,
+            slice_end=file.slice_end,
+            merged=True,
+            retired_at=func.now(),
+            row_count=0,
+            byte_size=0,
+            sha256="",
+            fingerprint="",
+        )
+        self.session.add(dropped)
+        await self.session.flush()
+        return await self.get(dropped.id)
 
     async def abandon(self, file_id: int) -> None:
         """Forget an open file whose rows never left their table, or their other files."""
@@ -299,91 +329,8 @@ class LedgerWriter(LedgerReader):
             raise LeaseLost(f"file {file_id} of the ledger is no longer {before}")
 
 
-class ControlWriter(LedgerReader):
-    """Who may archive, and into which vault. Used before there is a fence to hold."""
-
-    async def check_fence(self, fence: int) -> None:
-        """Raise `LeaseLost` if a later archiver has begun."""
-        await _hold(self.session, fence)
-
-    async def take_fence(self) -> int:
-        """Begin as the archiver; every earlier one's steps are refused from the commit on.
-
-        Waits for a step that one of them has under way; SQLSTATE 55P03 when that takes too long.
-        """
-        await self.session.execute(text("SET LOCAL lock_timeout = '10s'"))
-        fence = await self.session.scalar(
-            text("UPDATE archive_control SET fence = fence + 1 WHERE id = 1 RETURNING fence")
-        )
-        return int(fence or 0)
-
-    async def try_lease(self, holder: str, seconds: float) -> bool:
-        """Take or renew the archive lease by the database's clock; False: another holds it."""
-        await self.session.execute(text("SET LOCAL lock_timeout = '10s'"))
-        row = await self.session.scalar(
-            text(
-                "UPDATE archive_control SET holder = :holder, "
-                "held_until = clock_timestamp() + make_interval(secs => :seconds) "
-                "WHERE id = 1 AND (holder = :holder OR held_until IS NULL "
-                "OR held_until < clock_timestamp()) RETURNING id"
-            ),
-            {"holder": holder, "seconds": seconds},
-        )
-        return row is not None
-
-    async def end_lease(self, holder: str) -> None:
-        """Give the lease back, if it is still ours."""
-        await self.session.execute(
-            text(
-                "UPDATE archive_control SET holder = NULL, held_until = NULL "
-                "WHERE id = 1 AND holder = :holder"
-            ),
-            {"holder": holder},
-        )
-
-    async def claim_vault(self, vault: str) -> None:
-        """Bind this database to a vault and draw its owner mark, where that has not happened."""
-        await self.session.execute(
-            text(
-                "UPDATE archive_control SET vault = coalesce(vault, :vault), "
-                "owner = coalesce(owner, gen_random_uuid()) WHERE id = 1"
-            ),
-            {"vault": vault},
-        )
-
-    async def announce(self, nonce: uuid.UUID, fence: int) -> None:
-        """Say which nonce the next swap of the vault's epoch will carry. Raises `LeaseLost`.
-
-        On the disk before the swap, whatever the server's default: a database that forgot the
-        announcement would be taken for a copy.
-        """
-        await _hold(self.session, fence)
-        await self.session.execute(text("SET LOCAL synchronous_commit = on"))
-        await self.session.execute(
-            update(ArchiveControl).where(ArchiveControl.id == 1).values(pending_nonce=nonce)
-        )
-
-    async def set_epoch(self, epoch: int, nonce: uuid.UUID, fence: int) -> None:
-        """Record the epoch that the vault now carries. Raises `LeaseLost`."""
-        await _hold(self.session, fence)
-        await self.session.execute(text("SET LOCAL synchronous_commit = on"))
-        await self.session.execute(
-            update(ArchiveControl)
-            .where(ArchiveControl.id == 1)
-            .values(epoch=epoch, nonce=nonce, pending_nonce=None)
-        )
-
-    async def other_vaults(self, vault: str) -> list[str]:
-        """Vaults other than ``vault`` that ledger rows name."""
-        rows = await self.session.scalars(
-            select(ArchiveFile.vault)
-            .where(ArchiveFile.state != ArchiveState.GONE, ArchiveFile.vault != vault)
-            .distinct()
-        )
-        return list(rows)
-
-
-async def _hold(session: AsyncSession, fence: int) -> None:
+async def hold_fence(session: AsyncSession, fence: int) -> None:
+    """Raise `LeaseLost` if a later archiver has begun; keep one from beginning until the commit."""
     # an archiver that freezes in here must not keep its locks, on the parent least of all
     await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '30s'"))
     current = await session.scalar(text("SELECT fence FROM archive_control WHERE id = 1 FOR SHARE"))

@@ -14,6 +14,9 @@ from atlas.models import ArchiveFile
 from atlas.repositories.archive import FileFacts, FileRecord, LedgerWriter
 from atlas.types import ArchiveState, Dataset
 
+#: How long the ledger knows adopted files after their objects were deleted: longer than a listing takes.
+_REMEMBERED = timedelta(days=1)
+
 
 @dataclass(frozen=True, slots=True)
 class AppendedFile:
@@ -84,7 +87,11 @@ class Replacement(LedgerWriter):
         )
 
     async def gone(self, files: Sequence[FileRecord]) -> None:
-        """retired -> gone, once the objects were deleted. Adopted files leave the ledger: there are many."""
+        """retired -> gone, once the objects were deleted.
+
+        Adopted files leave the ledger, because there are many; not at once, so that a reader can tell
+        that one it did not find was adopted while it looked.
+        """
         await self.session.execute(
             update(ArchiveFile)
             .where(_one_of(files), ArchiveFile.state == ArchiveState.RETIRED)
@@ -92,9 +99,9 @@ class Replacement(LedgerWriter):
         )
         await self.session.execute(
             delete(ArchiveFile).where(
-                _one_of(files),
                 ArchiveFile.dataset == Dataset.METRICS,
                 ArchiveFile.state == ArchiveState.GONE,
+                ArchiveFile.retired_at < func.now() - _REMEMBERED,
             )
         )
 

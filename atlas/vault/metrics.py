@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,9 @@ from atlas.types import check_id
 from atlas.vault.layout import as_date, metrics_folder
 from atlas.vault.parquet import METRICS_SCHEMA, ROW_GROUP_ROWS, open_writer
 
-__all__ = ["MetricsFile", "metrics_files"]
+__all__ = ["MetricsFile", "digest_differs", "metrics_files"]
+
+COUNTERS = ("views", "likes", "comment_count")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -94,11 +97,6 @@ def _file(
     day: date, hour: int, samples: dict[tuple[str, datetime], Values], seq: int
 ) -> MetricsFile:
     ordered = sorted(samples.items())
-    digest = hashlib.blake2b(digest_size=16)
-    for (video_id, moment), values in ordered:
-        microseconds = (moment - _EPOCH) // _MICROSECOND
-        published = None if values[3] is None else (values[3] - _EPOCH) // _MICROSECOND
-        digest.update(repr((video_id, microseconds, *values[:3], published)).encode())
     columns: list[list[Any]] = [
         [video_id for (video_id, _), _ in ordered],
         [moment for (_, moment), _ in ordered],
@@ -110,7 +108,28 @@ def _file(
     first, last = (
         (moment - _EPOCH) // _MICROSECOND for moment in (min(columns[1]), max(columns[1]))
     )
-    return MetricsFile(day, hour, f"{first}-{last}-{digest.hexdigest()}.parquet", table)
+    return MetricsFile(day, hour, f"{first}-{last}-{_digest(table)}.parquet", table)
+
+
+def _digest(table: pa.Table) -> str:
+    """What tells the rows of a file from others, when they were appended aside."""
+    digest = hashlib.blake2b(digest_size=16)
+    moments = [table[name].cast(pa.int64()) for name in ("timestamp", "published_at")]
+    columns = [table["video_id"], moments[0], *(table[name] for name in COUNTERS), moments[1]]
+    for row in zip(*(column.to_pylist() for column in columns), strict=True):
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def digest_differs(name: str, table: pa.Table) -> bool:
+    """Whether a file of `METRICS_SCHEMA` holds other rows than its name tells.
+
+    Names that other programs gave tell nothing.
+    """
+    told = re.fullmatch(r"-?\d+--?\d+-([0-9a-f]{32})\.parquet", name)
+    if told is None or not table.schema.equals(METRICS_SCHEMA):
+        return False
+    return told[1] != _digest(table)
 
 
 def _parse(

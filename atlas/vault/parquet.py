@@ -13,11 +13,14 @@ __all__ = [
     "METRICS_SCHEMA",
     "ROW_GROUP_ROWS",
     "STATS_SCHEMA",
+    "UNDECODABLE",
     "VIDEOS_SCHEMA",
     "VISUALS_SCHEMA",
     "open_writer",
 ]
 
+#: What decoding raises for bytes that are not what was written: pyarrow tells some damage as OSError.
+UNDECODABLE: tuple[type[Exception], ...] = (pa.ArrowException, OSError, EOFError)
 #: Rows of a row group at most: what a reader of one video has to decode.
 ROW_GROUP_ROWS = 65_536
 

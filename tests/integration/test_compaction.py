@@ -149,6 +149,16 @@ async def test_appended_metrics_of_closed_hours_are_adopted_and_counted_once(
     assert await visible(database, vault) == wanted
     async with database.transaction() as session:
         known = await session.scalar(
+            text("SELECT count(*) FROM archive_files WHERE dataset = 'metrics' AND state <> 'gone'")
+        )
+        assert known == 0
+        # the ledger forgets them after a day: it must not grow with every call
+        await session.execute(
+            text("UPDATE archive_files SET retired_at = now() - interval '2 days'")
+        )
+    await archiver.collect_garbage(timedelta(0))
+    async with database.transaction() as session:
+        known = await session.scalar(
             text("SELECT count(*) FROM archive_files WHERE dataset = 'metrics'")
         )
     assert known == 0

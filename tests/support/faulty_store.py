@@ -139,9 +139,9 @@ class FaultyStore:
     def get_bytes(self, key: str) -> bytes | None:
         return self._call("get_bytes", key, lambda _, __: self.store.get_bytes(key))
 
-    def open(self, key: str) -> BinaryIO | None:
+    def open(self, key: str, size: int | None = None) -> BinaryIO | None:
         def opened(fault: Fault | None, _: random.Random) -> BinaryIO | None:
-            source = self.store.open(key)
+            source = self.store.open(key, size)
             if source is not None and fault is Fault.BREAK_OFF:
                 return _Breaking(source)  # type: ignore[return-value]  # a raw reader, as the stores' own
             return source
