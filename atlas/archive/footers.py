@@ -18,6 +18,7 @@ from atlas.archive.sorting import KEY
 from atlas.errors import CorruptObject, VaultError
 from atlas.repositories.snapshot import ColdFile, Selection
 from atlas.types import ObjectStore
+from atlas.vault.checksum import check_footer
 
 #: Read first of a file of which nothing is known: its footer in most cases, and small files whole.
 TAIL_BYTES = 64 << 10
@@ -148,6 +149,7 @@ def fetch_footer(store: ObjectStore, cold: ColdFile) -> tuple[Footer, bytes | No
     before = fetch(store, cold, size - length, size - len(tail)) if length > len(tail) else b""
     raw = (before + tail)[-length:]
     try:
+        check_footer(raw)
         footer = _footer(raw)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise corrupt(cold, error) from error

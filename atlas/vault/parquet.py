@@ -9,6 +9,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from atlas.vault.checksum import ChecksummedWriter
+
 __all__ = [
     "METRICS_SCHEMA",
     "ROW_GROUP_ROWS",
@@ -78,17 +80,17 @@ def open_writer(
 ) -> pq.ParquetWriter:
     """A Parquet writer with the options that every file of the vault shares.
 
-    zstd, statistics and page index on. A schema with video_id and timestamp promises rows in that order
-    over the whole file: the caller sorts, and passes ``row_group_size=ROW_GROUP_ROWS`` with tables that
-    may be larger. ``metadata`` goes to the footer; what is known only at the end is added with
-    ``add_key_value_metadata`` before the writer is closed.
+    zstd, statistics, page index, checksums of pages and footer on. A schema with video_id and timestamp
+    promises rows in that order over the whole file: the caller sorts, and passes
+    ``row_group_size=ROW_GROUP_ROWS`` with tables that may be larger. ``metadata`` goes to the footer; what
+    is known only at the end is added with ``add_key_value_metadata`` before the writer is closed.
     """
     delta = [name for name in _DELTA if name in schema.names]
     plain = [name for name in schema.names if name == "image"]
     dictionary = [name for name in schema.names if name not in (*delta, *plain)]
     ordered = all(name in schema.names for name in _SORTED_BY)
     order = [(name, "ascending") for name in _SORTED_BY]
-    writer = pq.ParquetWriter(
+    writer = ChecksummedWriter(
         where,
         schema,
         compression="zstd",
@@ -97,6 +99,8 @@ def open_writer(
         column_encoding=dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
         write_statistics=True,
         write_page_index=True,
+        # without them a flipped byte decodes to other numbers in silence
+        write_page_checksum=True,
         sorting_columns=pq.SortingColumn.from_ordering(schema, order) if ordered else None,
     )
     if metadata:
