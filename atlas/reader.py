@@ -20,6 +20,7 @@ from atlas.archive.cold import COLUMNS, appended_files
 from atlas.archive.tiers import Blocking, Span, into_spans, joined
 from atlas.db import Database, db
 from atlas.errors import ConfigurationError, DatabaseError, InvalidInput, WrongVault
+from atlas.repositories.archive import LedgerReader
 from atlas.repositories.snapshot import (
     HOT_SCHEMA,
     ColdFile,
@@ -28,7 +29,7 @@ from atlas.repositories.snapshot import (
     read_snapshot,
     remember_metrics,
 )
-from atlas.types import ObjectStore, check_id
+from atlas.types import Dataset, ObjectStore, check_id
 from atlas.vault import Vault, get_vault
 
 __all__ = ["COLUMNS", "StatsReader"]
@@ -125,33 +126,47 @@ class StatsReader:
         return counted
 
     async def _spans(self, selection: Selection) -> tuple[Selection, list[Span]]:
+        snapshot, appended = await self._look(selection)
+        while await self._has_moved(snapshot, appended):
+            # a file adopted and deleted between the snapshot and the listing would be missing in both
+            snapshot, appended = await self._look(selection)
+        selection = replace(selection, excluded=snapshot.forgotten)
+        touched = [file for file in appended or () if selection.may_touch(file.first, file.last)]
+        spans = into_spans(snapshot, touched)
+        log.debug(
+            "read_planned",
+            hot_rows=snapshot.hot.num_rows,
+            files=len(snapshot.files) + len(touched),
+            skipped=snapshot.skipped + len(appended or ()) - len(touched),
+            spans=len(spans),
+        )
+        return selection, spans
+
+    async def _look(self, selection: Selection) -> tuple[Snapshot, list[ColdFile] | None]:
+        """The snapshot, and then the appended files; None where the vault need not be asked."""
         url = await self.database.libpq_url()
-        # appended files never leave the store without the ledger's knowledge, so that listing them after the
-        # snapshot cannot lose a sample
         snapshot = await asyncio.to_thread(read_snapshot, url, selection)
         for file in snapshot.files:
             if file.vault != self.store.identity:
                 raise WrongVault(
                     f"the ledger names files in {file.vault}, the configured vault is {self.store.identity}"
                 )
-        selection = replace(selection, excluded=snapshot.forgotten)
-        appended: list[ColdFile] = []
-        if not await asyncio.to_thread(self._is_hot_only, snapshot, selection):
-            appended = await asyncio.to_thread(
-                lambda: list(appended_files(self.store, Selection(), snapshot.adopted))
-            )
-            if appended and not snapshot.metrics_seen:
-                await self._remember_metrics()
-        touched = [file for file in appended if selection.may_touch(file.first, file.last)]
-        spans = into_spans(snapshot, touched)
-        log.debug(
-            "read_planned",
-            hot_rows=snapshot.hot.num_rows,
-            files=len(snapshot.files) + len(touched),
-            skipped=snapshot.skipped + len(appended) - len(touched),
-            spans=len(spans),
+        if await asyncio.to_thread(self._is_hot_only, snapshot, selection):
+            return snapshot, None
+        appended = await asyncio.to_thread(
+            lambda: list(appended_files(self.store, Selection(), snapshot.adopted))
         )
-        return selection, spans
+        if appended and not snapshot.metrics_seen:
+            await self._remember_metrics()
+        return snapshot, appended
+
+    async def _has_moved(self, snapshot: Snapshot, appended: list[ColdFile] | None) -> bool:
+        """Whether appended files were adopted since the snapshot."""
+        if appended is None:
+            return False
+        async with self.database.transaction(read_only=True) as session:
+            adopted = await LedgerReader(session).keys(Dataset.METRICS)
+        return not adopted <= snapshot.adopted
 
     def _is_hot_only(self, snapshot: Snapshot, selection: Selection) -> bool:
         """Whether the vault need not be asked; see the class."""

@@ -87,8 +87,14 @@ async def _leased(database: Database, wait: bool) -> AsyncIterator[None]:
     holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     async def take() -> bool:
-        async with database.transaction() as session:
-            return await ControlWriter(session).try_lease(holder, LEASE_SECONDS)
+        try:
+            async with database.transaction() as session:
+                return await ControlWriter(session).try_lease(holder, LEASE_SECONDS)
+        except DatabaseError as error:
+            # a step of another archiver, whose lease may be over, has the row
+            if error.sqlstate != _LOCK_NOT_AVAILABLE:
+                raise
+            return False
 
     async def beat() -> None:
         while True:
