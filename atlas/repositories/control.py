@@ -14,6 +14,11 @@ from atlas.types import ArchiveState
 class ControlWriter(LedgerReader):
     """Who may archive, and into which vault. Used before there is a fence to hold."""
 
+    async def _be_brief(self) -> None:
+        """Neither wait long for the row nor keep it, should this process freeze in between."""
+        await self.session.execute(text("SET LOCAL lock_timeout = '10s'"))
+        await self.session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))
+
     async def check_fence(self, fence: int) -> None:
         """Raise `LeaseLost` if a later archiver has begun."""
         await hold_fence(self.session, fence)
@@ -23,7 +28,7 @@ class ControlWriter(LedgerReader):
 
         Waits for a step that one of them has under way; SQLSTATE 55P03 when that takes too long.
         """
-        await self.session.execute(text("SET LOCAL lock_timeout = '10s'"))
+        await self._be_brief()
         fence = await self.session.scalar(
             text("UPDATE archive_control SET fence = fence + 1 WHERE id = 1 RETURNING fence")
         )
@@ -31,7 +36,7 @@ class ControlWriter(LedgerReader):
 
     async def try_lease(self, holder: str, seconds: float) -> bool:
         """Take or renew the archive lease by the database's clock; False: another holds it."""
-        await self.session.execute(text("SET LOCAL lock_timeout = '10s'"))
+        await self._be_brief()
         row = await self.session.scalar(
             text(
                 "UPDATE archive_control SET holder = :holder, "
