@@ -30,7 +30,8 @@ class GhostTrackingMixin:
     async def add_to_watchlist(
         self, video_id: str, tier: str = "HOURLY", published_at: datetime | str | None = None
     ) -> None:
-        """Sample a video from now on; it is due at once. One that is on the list stays as it is."""
+        """Sample a video from now on; it is due at once. One that is on the list stays as it is, one that
+        was forgotten stays out."""
         entry = NewEntry(
             check_id(video_id),
             _tier(tier, field="tier"),

@@ -17,6 +17,7 @@ from atlas.archive.steps import Steps
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.repositories.archive import FileRecord, LedgerReader
 from atlas.repositories.erasure import FORGOTTEN
+from atlas.repositories.snapshot import remember_metrics
 from atlas.types import Dataset, ObjectStore, Progress
 from atlas.vault.layout import metrics_hour
 
@@ -48,6 +49,7 @@ async def compact(
     """Merge the files of every day that has more small ones than it needs."""
     if not dry_run:
         await abandon_outputs(steps)
+        await notice_metrics(steps)
     async with steps.database.transaction(read_only=True) as session:
         now = await session.scalar(text("SELECT now()"))
         assert isinstance(now, datetime)
@@ -84,6 +86,16 @@ async def compact(
     )
     log.info("compaction", days=report.days, files=report.files_before, into=report.files_after)
     return report
+
+
+async def notice_metrics(steps: Steps) -> None:
+    """Note that the vault holds appended metrics, so that reads of recent samples look there too."""
+    if steps.control.metrics_seen:
+        return
+    listed = await asyncio.to_thread(lambda: next(steps.store.list(str(Dataset.METRICS)), None))
+    if listed is not None:
+        async with steps.database.transaction() as session:
+            await remember_metrics(session)
 
 
 def closed_metrics(

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import text
 
-from atlas.archive.compaction import TARGET_BYTES, CompactionReport, compact
+from atlas.archive.compaction import TARGET_BYTES, CompactionReport, compact, notice_metrics
 from atlas.archive.epoch import adopt_vault, advance_epoch
 from atlas.archive.erasure import ForgetReceipt, forget
 from atlas.archive.lock import archiver_lock
@@ -73,6 +73,7 @@ class Archiver:
         async with self._held(wait=wait) as steps:
             await abandon_outputs(steps)
             await self._finish_erasure(steps)
+            await notice_metrics(steps)
             return await Run(steps, cutoff, progress).go(max_rows)
 
     async def adopt(self) -> int:

@@ -33,6 +33,7 @@ class Control:
     nonce: uuid.UUID | None
     pending_nonce: uuid.UUID | None
     fence: int
+    metrics_seen: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class LedgerReader:
     async def control(self) -> Control:
         """The control row."""
         row = await self.session.get_one(ArchiveControl, 1, populate_existing=True)
-        return Control(row.vault, row.owner, row.epoch, row.nonce, row.pending_nonce, row.fence)
+        return Control(*(getattr(row, name) for name in Control.__slots__))
 
     async def open_files(self) -> list[FileRecord]:
         """Files on their way, oldest seq first."""

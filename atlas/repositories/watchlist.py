@@ -63,6 +63,8 @@ _ADD = text("""
         video_id text COLLATE "C", tracking_tier text, published_at timestamptz,
         last_tracked_at timestamptz, next_track_at timestamptz,
         views bigint, likes bigint, comment_count bigint)
+    WHERE NOT EXISTS (
+        SELECT FROM video_tombstones t WHERE t.video_id = e.video_id AND t.reason = 'forgotten')
     ON CONFLICT (video_id) DO NOTHING
     RETURNING video_id
     """)

@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 import pytest
 from sqlalchemy import text
 
+from atlas.adapters.maia import MaiaDAO
 from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.errors import InvalidInput, VaultUnavailable
@@ -145,6 +146,15 @@ async def test_a_forgotten_video_does_not_come_back_by_any_door(
     ]
     other = Sample("video-0004", datetime.now(UTC) - timedelta(minutes=1), views=1)
     assert await record_samples(database, [*again, other]) == 1
+    dao = MaiaDAO(database, vault)
+    await dao.add_to_watchlist(GONE)
+    await dao.ingest_video_metadata({"id": GONE, "snippet": {"title": "Again", "channelId": "UC1"}})
+    async with database.transaction() as session:
+        for query in (
+            "SELECT count(*) FROM watchlist WHERE video_id = 'video-0003'",
+            "SELECT count(*) FROM videos WHERE id = 'video-0003'",
+        ):
+            assert await session.scalar(text(query)) == 0, query
     # another machine that has not heard of it appends, and a writer that was under way commits late
     vault.append_metrics([{"video_id": GONE, "timestamp": OLD, "views": 2}])
     async with database.transaction() as session:
