@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from atlas.db import Database
-from tests.support.archive_child import Child, Orders
+from tests.support.archive_child import Child, Orders, start_server
+from tests.support.cluster import Cluster, running_cluster
+from tests.support.postgres import name_of
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A server of this process that tests may kill."""
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def cluster_template(cluster: Cluster) -> str:
+    """Name of a migrated database on it, to be copied."""
+    return name_of(cluster.server.migrated())
 
 
 @pytest.fixture
-def start(database: Database, tmp_path: Path) -> Iterator[Any]:
-    """Starts a child that works on the test's database and vault; all are gone at the end."""
+async def mortal_database(cluster: Cluster, cluster_template: str) -> AsyncIterator[Database]:
+    """A fresh migrated database on the server that tests may kill."""
+    url = cluster.server.create(cluster_template)
+    database = Database(url)
+    yield database
+    await database.close()
+    cluster.server.drop(url)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server() -> None:
+    start_server()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Any]:
+    """Starts a child on a database and the vault in ``tmp_path``; all are gone at the end."""
     children: list[Child] = []
 
-    def start(job: str, **orders: Any) -> Child:
+    def start(database: Database, job: str, *arguments: str, **orders: Any) -> Child:
         log = tmp_path / f"child-{len(children)}.log"
-        children.append(Child(Orders(job, str(database._url), tmp_path / "vault", log, **orders)))
+        url, folder = str(database._url), tmp_path / "vault"
+        children.append(Child(Orders(job, url, folder, log, arguments, **orders)))
         return children[-1]
 
     yield start

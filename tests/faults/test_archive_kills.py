@@ -33,7 +33,7 @@ async def test_a_kill_at_this_step_loses_and_doubles_nothing(
     for _ in range(2):  # the second run meets what the first one left
         reader = Reader(database, vault, truth)
         async with reader.at_work(), writer.at_work(batches=6):
-            assert await start("archive", kill_at=(step, 1)).code() == KILLED
+            assert await start(database, "archive", kill_at=(step, 1)).code() == KILLED
         assert await shown_by_reader(database, vault) == truth.newest()
         assert in_files(folder) <= truth.versions.keys()
     await Archiver(database, vault).run(RETENTION)
@@ -54,7 +54,7 @@ async def test_two_archivers_at_once_lose_and_double_nothing(
     vault = LocalVault(tmp_path / "vault")
     rows = samples(times=48)
     await record_samples(database, rows)
-    children = [start("archive") for _ in range(2)]
+    children = [start(database, "archive") for _ in range(2)]
     codes = [await child.code() for child in children]
     # one worked; the other was told busy, or came when all was done
     assert DONE in codes
@@ -70,7 +70,7 @@ async def test_readers_see_every_sample_once_while_the_archiver_works(
     await Writer(database, vault, truth, seed=0).write(samples(times=72))
     reader = Reader(database, vault, truth)
     async with reader.at_work():
-        assert await start("archive").code() == DONE
+        assert await start(database, "archive").code() == DONE
     assert await shown_by_reader(database, vault) == truth.newest()
     assert reader.looks > 3
 
@@ -89,7 +89,7 @@ async def test_a_janitor_killed_at_this_step_deletes_nothing_that_is_not_in_the_
                 "FROM generate_series(1, 50) n"
             )
         )
-    assert await start("janitor", kill_at=(step, 1)).code() == KILLED
+    assert await start(database, "janitor", kill_at=(step, 1)).code() == KILLED
     left = await scalar(database, "SELECT count(*) FROM videos")
     assert left == (0 if step == "archive_live" else 50)
     result = await Janitor(database, vault).run()

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,10 +24,9 @@ from atlas.vault import LocalVault, Vault
 from tests.faults.load import Reader, Writer
 from tests.faults.schedule import Round, Schedule, draw, may_damage
 from tests.faults.truth import Truth, in_files, in_tables, shown_by_reader
-from tests.support.archive_child import RETENTION, Child, Orders, start_server
-from tests.support.cluster import Cluster, running_cluster
+from tests.support.archive_child import RETENTION, Child
+from tests.support.cluster import Cluster
 from tests.support.faulty_store import Faults, FaultyStore
-from tests.support.postgres import name_of
 from tests.support.samples import OLD, samples
 from tests.support.sql import execute, fetch, scalar
 
@@ -41,29 +40,12 @@ SEEDS = (
 LEASE_SECONDS = 0.4
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[tuple[Cluster, str]]:
-    """A server to kill, and a migrated database on it to copy."""
-    start_server()
-    with running_cluster() as cluster:
-        yield cluster, name_of(cluster.server.migrated())
-
-
-@pytest.fixture
-async def database(cluster: tuple[Cluster, str]) -> AsyncIterator[Database]:
-    server, template = cluster[0].server, cluster[1]
-    url = server.create(template)
-    database = Database(url)
-    yield database
-    await database.close()
-    server.drop(url)
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_random_schedule_of_faults_loses_and_doubles_nothing(
     seed: int,
-    cluster: tuple[Cluster, str],
-    database: Database,
+    cluster: Cluster,
+    mortal_database: Database,
+    start: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -72,7 +54,7 @@ async def test_a_random_schedule_of_faults_loses_and_doubles_nothing(
         monkeypatch.setenv("DATABASE_POOL_MODE", "transaction")
         monkeypatch.setattr(atlas.archive.lock, "LEASE_SECONDS", LEASE_SECONDS)
         reset_settings()
-    ordeal = Ordeal(schedule, cluster[0], database, tmp_path)
+    ordeal = Ordeal(schedule, cluster, mortal_database, start, tmp_path)
     try:
         await ordeal.undergo()
     except BaseException as error:
@@ -84,10 +66,10 @@ class Ordeal:
     """A schedule on its way."""
 
     def __init__(
-        self, schedule: Schedule, cluster: Cluster, database: Database, folder: Path
+        self, schedule: Schedule, cluster: Cluster, database: Database, start: Any, home: Path
     ) -> None:
         self.schedule, self.cluster, self.database = schedule, cluster, database
-        self.home, self.folder = folder, folder / "vault"
+        self.start, self.folder = start, home / "vault"
         self.vault = LocalVault(self.folder)
         self.truth = Truth()
         self.writer = Writer(
@@ -144,22 +126,18 @@ class Ordeal:
             assert code in one.endings, f"{child.orders.job} ended with {code}"
 
     def _child(self, job: str, one: Round | None = None) -> Child:
-        number = len(list(self.home.glob("*.log")))
         forgotten = (f"video-{self.round:04d}",) if job == "forget" else ()
         for video_id in forgotten:
             self.truth.forget(video_id)
-        return Child(
-            Orders(
-                job,
-                str(self.database._url),
-                self.folder,
-                self.home / f"child-{number}.log",
-                forgotten,
-                kill_at=one.kill_at if one else None,
-                faults=one.faults if one else None,
-                lease_seconds=LEASE_SECONDS,
-            )
+        child: Child = self.start(
+            self.database,
+            job,
+            *forgotten,
+            kill_at=one.kill_at if one else None,
+            faults=one.faults if one else None,
+            lease_seconds=LEASE_SECONDS,
         )
+        return child
 
     def _vault(self, faults: Faults | None) -> Vault:
         vault = LocalVault(self.folder)

@@ -60,7 +60,7 @@ async def test_an_archiver_that_was_overtaken_at_this_step_changes_nothing(
     vault = LocalVault(tmp_path / "vault")
     rows = samples(times=24)
     await record_samples(database, rows)
-    slow = start("archive_in_turn", pause_at=(step, 1), lease_seconds=LEASE_SECONDS)
+    slow = start(database, "archive_in_turn", pause_at=(step, 1), lease_seconds=LEASE_SECONDS)
     await slow.paused()
     await lose(database, lock)
     await Archiver(database, vault).run(RETENTION)

@@ -7,6 +7,7 @@ second that an interpreter and its imports take.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -105,8 +106,11 @@ class Child:
     async def paused(self) -> None:
         """Wait until it has stopped itself at ``pause_at``."""
         async with asyncio.timeout(PATIENCE):
-            while psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
-                assert not await self.ended(0.01), f"it ended instead:\n{self.told()}"
+            while not await self.ended(0.01):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if psutil.Process(self.pid).status() == psutil.STATUS_STOPPED:
+                        return
+        raise AssertionError(f"it ended instead:\n{self.told()}")
 
     def resume(self) -> None:
         """Let it go on."""

@@ -29,7 +29,7 @@ Items = Sequence[tuple[str, bytes]]
 
 
 class Fault(StrEnum):
-    """What may happen to a call. All but the last three raise `VaultUnavailable` to the caller."""
+    """What may happen to a call. All but the last four raise `VaultUnavailable` to the caller."""
 
     REFUSE = "refuse"  # nothing is done
     HANG = "hang"  # nothing is done, and it takes its time to say so
@@ -42,6 +42,7 @@ class Fault(StrEnum):
     KILL_BEFORE = "kill_before"  # the process dies, nothing is done
     KILL_AFTER = "kill_after"  # it is done, then the process dies
     FLIP = "flip"  # written with one bit changed, told as done
+    MISREAD = "misread"  # read with one bit changed, though it is right in the store
     STALE = "stale"  # an old answer: the newest objects are missing, deleted ones are there
     SLOW = "slow"  # right, but late
 
@@ -56,7 +57,7 @@ APPLICABLE: dict[str, tuple[Fault, ...]] = {
     "delete": (*_WRITE, Fault.HALF),
     "compare_and_swap": _WRITE,
     "get_bytes": _ANY,
-    "open": (*_ANY, Fault.BREAK_OFF),
+    "open": (*_ANY, Fault.BREAK_OFF, Fault.MISREAD),
     "stat": (*_ANY, Fault.STALE),
     "list": (*_ANY, Fault.STALE, Fault.BREAK_OFF),
 }
@@ -140,8 +141,11 @@ class FaultyStore:
         return self._call("get_bytes", key, lambda _, __: self.store.get_bytes(key))
 
     def open(self, key: str, size: int | None = None) -> BinaryIO | None:
-        def opened(fault: Fault | None, _: random.Random) -> BinaryIO | None:
+        def opened(fault: Fault | None, dice: random.Random) -> BinaryIO | None:
             source = self.store.open(key, size)
+            if source is not None and fault is Fault.MISREAD:
+                with source:
+                    return io.BytesIO(_flipped(source.read(), dice))
             if source is not None and fault is Fault.BREAK_OFF:
                 return _Breaking(source)  # type: ignore[return-value]  # a raw reader, as the stores' own
             return source
