@@ -1,22 +1,32 @@
 """Runs every measurement (or those named) on a database of its own and prints one table.
 
 Usage: python -m benchmarks [archive|ingest|claims|import|read ...] [--rows N] [--days N]
+       python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
+
+``retention`` takes minutes and runs only when it is named.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import archiving, claiming, importing, ingesting, reading
+from atlas.config import Settings
+from atlas.db import Database
+from atlas.logging import configure
+from benchmarks import archiving, claiming, importing, ingesting, reading, retention
 from benchmarks.support import Result, scratch_database
 
-SUITES = {
+Suite = Callable[[Database, Path, int], Awaitable[list[Result]]]
+
+SUITES: dict[str, Suite] = {
     "archive": archiving.measure,
     "ingest": ingesting.measure,
     "claims": claiming.measure,
@@ -25,23 +35,43 @@ SUITES = {
 }
 
 
-async def run(names: list[str], rows: int, days: int) -> list[Result]:
+async def run(suites: list[Suite], rows: int) -> list[Result]:
     results: list[Result] = []
-    for name in names:
+    for suite in suites:
         with tempfile.TemporaryDirectory(prefix="atlas-bench-") as folder:
             async with scratch_database() as database:
-                options = {"days": days} if name == "read" else {}
-                results += await SUITES[name](database, Path(folder), rows, **options)
+                results += await suite(database, Path(folder), rows)
     return results
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="SUITE", help=", ".join(SUITES))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="SUITE", help=", ".join([*SUITES, "retention"]))
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the archive run")
-    parser.add_argument("--days", type=int, default=60, help="daily files of the read run")
+    load = retention.Load()
+    parser.add_argument(
+        "--days",
+        type=int,
+        help=f"daily files of the read run (60), simulated days of retention ({load.days})",
+    )
+    parser.add_argument("--videos", type=int, default=load.videos_a_day, help="new videos a day")
+    parser.add_argument("--hot-max-bytes", type=int, default=load.hot_max_bytes, help="the budget")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("build/retention.png"), help="a PNG to be"
+    )
     arguments = parser.parse_args()
-    results = asyncio.run(run(arguments.names or list(SUITES), arguments.rows, arguments.days))
+    configure(Settings(env="test"))
+    load = retention.Load(
+        arguments.days or load.days, arguments.videos, arguments.hot_max_bytes, arguments.plot
+    )
+    known = SUITES | {
+        "read": functools.partial(reading.measure, days=arguments.days or 60),
+        "retention": functools.partial(retention.measure, load=load),
+    }
+    suites = [known[name] for name in arguments.names or SUITES]
+    results = asyncio.run(run(suites, arguments.rows))
     table = Table(title="Atlas beside its peers, one run")
     for column in ("what", "Atlas", "beside", "ratio", "goal", ""):
         table.add_column(column, justify="left" if column in ("what", "beside") else "right")
