@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from atlas.db import Database
-from atlas.errors import DatabaseError, Unavailable, VaultError
+from atlas.errors import Unavailable, VaultError
 from atlas.ingest import record_samples
 from atlas.types import Sample
 from atlas.vault import Vault
@@ -44,10 +44,7 @@ class Writer:
         while True:
             try:
                 await record_samples(self.database, rows)
-            except DatabaseError as error:
-                # down, or an archiver took away the partition each time it was made
-                if not isinstance(error, Unavailable) and error.sqlstate != "23514":
-                    raise
+            except Unavailable:
                 await asyncio.sleep(_AGAIN)
             else:
                 break

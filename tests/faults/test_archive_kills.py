@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.ingest import record_samples
 from atlas.janitor import Janitor
+from atlas.types import Sample
 from atlas.vault import LocalVault
 from tests.faults.load import Reader, Writer
 from tests.faults.schedule import STEPS
 from tests.faults.truth import Truth, in_files, shown_by_reader
 from tests.support.archive_child import BUSY, DONE, KILLED, RETENTION
-from tests.support.samples import as_written, in_folder, samples, visible
+from tests.support.samples import OLD, as_written, in_folder, samples, visible
 from tests.support.sql import scalar
 
 
@@ -73,6 +75,21 @@ async def test_readers_see_every_sample_once_while_the_archiver_works(
         assert await start(database, "archive").code() == DONE
     assert await shown_by_reader(database, vault) == truth.newest()
     assert reader.looks > 3
+
+
+async def test_a_run_ends_though_late_samples_keep_coming(
+    start: Any, database: Database, tmp_path: Path
+) -> None:
+    await record_samples(database, samples(times=24))
+    child = start(database, "archive")
+    number = 0
+    while not await child.ended(0):
+        number += 1
+        moment = OLD + timedelta(hours=number % 24, seconds=number)
+        await record_samples(database, [Sample("late", moment, number)])
+    assert await child.code() == DONE
+    # each range was taken once
+    assert await scalar(database, "SELECT count(*) FROM archive_files") == 4
 
 
 @pytest.mark.parametrize("step", STEPS[2:])

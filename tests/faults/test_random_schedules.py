@@ -19,6 +19,7 @@ from atlas.archive import Archiver
 from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.janitor import Janitor
+from atlas.reader import StatsReader
 from atlas.types import ArchiveState, Dataset
 from atlas.vault import LocalVault, Vault
 from tests.faults.load import Reader, Writer
@@ -147,11 +148,10 @@ class Ordeal:
 
     async def _check(self) -> None:
         """Promises 1 and 2, by the reader; and without it, that every sample lies in a table or a file."""
-        # connections of a server that died would be met here, where nobody tries again
-        await self.database.close()
         shown = await shown_by_reader(self.database, self.vault)
         self.truth.judge(shown, dict(self.truth.floor), settled=True)
         assert shown == self.truth.newest()
+        assert await StatsReader(self.database, self.vault).count() == len(shown)
         damaged = may_damage(self.schedule.rounds[: self.round])
         lying = in_files(self.folder / "video_stats", damaged=damaged)
         lying |= in_files(self.folder / "metrics")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from atlas.errors import VaultUnavailable, VerificationFailed
 from atlas.ingest import record_samples
 from atlas.vault import LocalVault
 from tests.faults.truth import in_files
-from tests.support.archive_child import RETENTION
+from tests.support.archive_child import KILLED, RETENTION
 from tests.support.faulty_store import APPLICABLE, KILLING, Fault, Faults, FaultyStore
 from tests.support.samples import as_written, samples, visible
 from tests.support.sql import scalar
@@ -49,13 +50,9 @@ async def test_a_fault_of_the_store_is_put_right_by_the_next_run(
     assert await visible(database, vault) == as_written(rows)
     await Archiver(database, vault).run(RETENTION)
     assert await visible(database, vault) == as_written(rows)
-    assert (
-        await scalar(
-            database, "SELECT count(*) FROM archive_files WHERE state NOT IN ('live', 'gone')"
-        )
-        == 0
-    )
     await Archiver(database, vault).collect_garbage(timedelta(0))
+    unfinished = "SELECT count(*) FROM archive_files WHERE state NOT IN ('live', 'gone')"
+    assert await scalar(database, unfinished) == 0
     assert in_files(tmp_path / "vault") == as_written(rows).keys()
     assert len(list(vault.store.list("video_stats"))) == 2
 
@@ -76,3 +73,56 @@ async def test_a_store_that_always_fails_so_costs_nothing_but_time(
     await Archiver(database, vault).run(RETENTION)
     assert await visible(database, vault) == as_written(rows)
     assert in_files(tmp_path / "vault") == as_written(rows).keys()
+
+
+async def test_a_half_written_object_whose_removal_was_cut_short_is_removed_by_clean_up(
+    start: Any, database: Database, tmp_path: Path
+) -> None:
+    """It has no footer, so that nothing but the ledger tells whose it is."""
+    vault = LocalVault(tmp_path / "vault")
+    await record_samples(database, samples(times=6))
+    faults = Faults(at={("put_files", 1): Fault.HALF, ("delete", 1): Fault.KILL_BEFORE})
+    assert await start(database, "archive", faults=faults).code() == KILLED
+    await Archiver(database, vault).run(RETENTION)
+    await Archiver(database, vault).collect_garbage(timedelta(0))
+    assert len(list(vault.store.list("video_stats"))) == 1
+
+
+async def test_a_swap_that_arrives_after_the_next_run_has_begun_needs_no_hand(
+    database: Database, tmp_path: Path
+) -> None:
+    vault = LocalVault(tmp_path / "vault")
+    await record_samples(database, samples(times=6))
+    swap = vault.store.compare_and_swap
+    late: list[tuple[str, bytes | None, bytes]] = []
+
+    class Slow(FaultyStore):
+        """The first swap is told as failed, and arrives just before the second one."""
+
+        def compare_and_swap(self, key: str, expected: bytes | None, new: bytes) -> bool:
+            if not late:
+                late.append((key, expected, new))
+                raise VaultUnavailable("timed out")
+            swap(*late[0])
+            return swap(key, expected, new)
+
+    ill = LocalVault(tmp_path / "vault")
+    ill.store = Slow(ill.store, Faults())
+    with pytest.raises(VaultUnavailable):
+        await Archiver(database, ill).run(RETENTION)
+    assert (await Archiver(database, ill).run(RETENTION)).slices == 1
+    assert (await Archiver(database, vault).run(RETENTION)).slices == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_an_appended_file_that_is_misread_is_not_taken_over_as_it_was_read(
+    seed: int, database: Database, tmp_path: Path
+) -> None:
+    vault = LocalVault(tmp_path / "vault")
+    rows = samples(videos=200, times=1)
+    fields = ("video_id", "timestamp", "views", "likes", "comment_count")
+    vault.append_metrics([{name: getattr(row, name) for name in fields} for row in rows])
+    ill = failing(vault, Faults(seed=seed, at={("open", 1): Fault.MISREAD}))
+    await Archiver(database, ill).compact()
+    await Archiver(database, vault).collect_garbage(timedelta(0))
+    assert await visible(database, vault) == as_written(rows)
