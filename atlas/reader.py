@@ -99,8 +99,9 @@ class StatsReader:
         )
         try:
             while (table := await asyncio.to_thread(tables.next)) is not None:
-                for batch in table.select(wanted.names).to_batches(max_chunksize=_ROWS):
-                    yield batch
+                if table.num_rows:
+                    for batch in table.select(wanted.names).to_batches(max_chunksize=_ROWS):
+                        yield batch
         finally:
             # in a thread: it waits for the reads that are under way
             await asyncio.to_thread(tables.close)

@@ -133,19 +133,21 @@ def _span_rows(
         only = next(opened)
         # a file of the ledger has each sample once; of others nobody promises that
         if only.file.cold.row_count is not None and only.file.footer.is_sorted:
-            yield from only.tables()
+            yield from only.tables(SCANNING_READS)
             return
         opened = iter([only])
+    # a merge holds some of every file: the more files, the less of each
+    ahead = SCANNING_READS if len(span.files) <= SCANNING_READS else 0
     streams = []
     loose = runs_by_id(folder)
     loose.add(hot)
     for _ in span.files:
         started = next(opened)
         if started.file.footer.is_sorted and len(started.file.parts) > 1:
-            streams.append(started.tables())
+            streams.append(started.tables(ahead))
         else:
             # small files are many, and need no stream each
-            for table in started.tables():
+            for table in started.tables(SCANNING_READS):
                 loose.add(table)
     yield from merge_sorted([*streams, *loose.streams()], winner="priority")
 
@@ -159,12 +161,12 @@ class _Started:
     pool: ThreadPoolExecutor
     first: pa.Table | None
 
-    def tables(self) -> Iterator[pa.Table]:
-        """The selected rows of the file."""
+    def tables(self, ahead: int) -> Iterator[pa.Table]:
+        """The selected rows of the file, read ``ahead`` of the consumer by so many parts."""
         if self.first is not None:
             yield self.first
         rest = (partial(self.file.read, part, self.schema) for part in self.file.parts[1:])
-        yield from in_order(self.pool, rest, SCANNING_READS)
+        yield from in_order(self.pool, rest, ahead)
 
 
 def _start(

@@ -163,6 +163,22 @@ async def test_many_small_files_that_overlap_are_merged_without_a_stream_each(
     assert [row["views"] for row in latest] == [29]
 
 
+async def test_a_foreign_file_among_the_metrics_is_put_in_order_and_counted_once(
+    reader: StatsReader, vault: LocalVault, tmp_path: Path
+) -> None:
+    before = await keys(reader)
+    moments = [OLD + timedelta(hours=hour) for hour in (3, 1, 2, 1)]
+    foreign = pa.table({"video_id": ["z", "b", "a", "b"], "timestamp": moments, "views": [1.0] * 4})
+    pq.write_table(foreign, tmp_path / "foreign.parquet")
+    vault.store.put_files(
+        [("metrics/date=2026-01-01/by-hand.parquet", tmp_path / "foreign.parquet")]
+    )
+    expected = sorted([*before, *{*zip(moments, "zbab", strict=True)}])
+    assert sorted(await keys(reader)) == expected
+    assert await keys(reader, ordered_by_time=True) == expected
+    assert await reader.count() == len(expected)
+
+
 # memory
 
 

@@ -12,7 +12,6 @@ import io
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -28,8 +27,9 @@ log = structlog.get_logger()
 
 #: Tries of a commit whose parent another writer's commit made stale.
 _ROUNDS = 8
-#: Seconds to wait for the repository's head.
+#: Seconds to wait for the repository's head, or for the next bytes.
 _TIMEOUT = 30.0
+_LIBRARY = "pleiades-atlas"
 
 
 class HuggingFaceStore(FsspecStore):
@@ -61,7 +61,7 @@ class HuggingFaceStore(FsspecStore):
         """The Hub's client."""
         from huggingface_hub import HfApi
 
-        return HfApi(endpoint=self._endpoint, token=self._token, library_name="pleiades-atlas")
+        return HfApi(endpoint=self._endpoint, token=self._token, library_name=_LIBRARY)
 
     @cached_property
     def fs(self) -> Any:
@@ -157,9 +157,25 @@ class HuggingFaceStore(FsspecStore):
         return Source.of_file(self.fs.open(path, "rb", cache_type="none"))
 
     def _open_known(self, key: str, size: int) -> Source:
-        path = f"datasets/{self._repo}@main/{self._prefix}{key}"
-        file = self.fs.open(path, "rb", cache_type="none", size=size)
-        return replace(Source.of_file(file), seen=False)
+        # HfFileSystem lists the folder before each read; names that are never used again need no commit
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in __all__
+            build_hf_headers,
+            hf_raise_for_status,
+            http_backoff,
+        )
+
+        path = self._prefix + key
+        url = hf_hub_url(self._repo, path, repo_type="dataset", endpoint=self._endpoint)
+        headers = build_hf_headers(token=self._token, library_name=_LIBRARY)
+
+        def fetch(start: int, end: int) -> bytes:
+            ranged = headers | {"range": f"bytes={start}-{end - 1}"}
+            response = http_backoff("GET", url, headers=ranged, timeout=_TIMEOUT)
+            hf_raise_for_status(response)
+            return bytes(response.content)
+
+        return Source(size, fetch, seen=False)
 
     def _read(self, key: str, head: str) -> bytes | None:
         if key not in self._files([key], head):
