@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 __all__ = [
+    "ENCODED_STATS_SCHEMA",
     "METRICS_SCHEMA",
     "ROW_GROUP_ROWS",
     "STATS_SCHEMA",
@@ -33,6 +34,11 @@ STATS_SCHEMA = pa.schema(
         ("comment_count", pa.int64()),
         ("seq", pa.int64()),
     ]
+)
+
+#: The same, for a writer that has the ids encoded already; the file does not differ.
+ENCODED_STATS_SCHEMA = STATS_SCHEMA.set(
+    0, pa.field("video_id", pa.dictionary(pa.int32(), pa.string()))
 )
 
 #: Samples appended by agents.
@@ -94,6 +100,8 @@ def open_writer(
         column_encoding=dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
         write_statistics=True,
         write_page_index=True,
+        # Parquet's own types say all; Arrow's would show how the writer held the ids
+        store_schema=False,
         sorting_columns=pq.SortingColumn.from_ordering(schema, order) if ordered else None,
     )
     if metadata:
