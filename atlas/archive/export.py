@@ -15,17 +15,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atlas.archive.fingerprint import Fingerprint
-from atlas.archive.sorting import merge_sorted, sort_samples
+from atlas.archive.sorting import compacted, encoded, merge_sorted, sort_samples
 from atlas.errors import CorruptObject, VaultFull, VerificationFailed
 from atlas.repositories.archive import FileFacts
 from atlas.types import ObjectStore
-from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, UNDECODABLE, open_writer
+from atlas.vault.parquet import (
+    ENCODED_STATS_SCHEMA,
+    ROW_GROUP_ROWS,
+    STATS_SCHEMA,
+    UNDECODABLE,
+    open_writer,
+)
 
 #: Columns of a sample as they come out of PostgreSQL.
 SAMPLE_COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
 #: Rows sorted in memory at once (about 150 MB); more are sorted in runs on disk and merged.
 RUN_ROWS = 1_000_000
 
+#: Rows of a run that are in memory while runs are merged.
+_SPILL_ROWS = 16_384
 _COPY_BYTES = 4 << 20
 
 
@@ -44,16 +52,20 @@ def export_samples(
     """
     fingerprint = Fingerprint(SAMPLE_COLUMNS)
     bounds = Bounds()
+
+    def see(run: pa.RecordBatch) -> None:
+        fingerprint.update(run)
+        bounds.see(run)
+        on_rows(fingerprint.rows)
+
     with _disk_full_told(path):
-        runs = sorted_runs(_observed(batches, fingerprint, bounds, on_rows), path.parent)
-        with open_writer(path, STATS_SCHEMA) as writer:
-            for table in rechunked(merge_sorted(list(runs)), ROW_GROUP_ROWS):
+        runs = list(sorted_runs(batches, path.parent, see))
+        with open_writer(path, ENCODED_STATS_SCHEMA) as writer:
+            for table in rechunked(merge_sorted(runs), ROW_GROUP_ROWS):
                 bounds.see_sorted(table)
                 column = pa.repeat(pa.scalar(seq, pa.int64()), table.num_rows)
-                writer.write_table(
-                    table.append_column("seq", column).cast(STATS_SCHEMA),
-                    row_group_size=ROW_GROUP_ROWS,
-                )
+                table = compacted(table).append_column("seq", column).cast(ENCODED_STATS_SCHEMA)
+                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             writer.add_key_value_metadata(
                 {
                     **metadata,
@@ -116,7 +128,7 @@ def verify_samples(
     demand("size", path.stat().st_size, expected.byte_size)
     demand("SHA-256", sha256, expected.sha256)
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, read_dictionary=["video_id"]) as file:
             footer = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items()}
             demand("footer fingerprint", footer.get("atlas.fingerprint"), expected.fingerprint)
             demand("footer rows", footer.get("atlas.rows"), str(expected.row_count))
@@ -174,56 +186,55 @@ class Bounds:
             self.max_video_id = table["video_id"][-1].as_py()
 
 
-def _observed(
+def sorted_runs(
     batches: Iterable[pa.RecordBatch],
-    fingerprint: Fingerprint,
-    bounds: Bounds,
-    on_rows: Callable[[int], None],
-) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        # ids are encoded once, for the fingerprint, the sort and the move of rows alike
-        column = batch.schema.get_field_index("video_id")
-        ids = batch.column(column).dictionary_encode()
-        batch = batch.set_column(column, "video_id", ids)
-        fingerprint.update(batch)
-        bounds.see(batch)
-        yield batch
-        on_rows(fingerprint.rows)
+    workdir: Path,
+    see: Callable[[pa.RecordBatch], object] = lambda run: None,
+) -> Iterator[Iterable[pa.Table]]:
+    """Sorted runs of at most about `RUN_ROWS` rows: on disk, but for the last one.
 
-
-def sorted_runs(batches: Iterable[pa.RecordBatch], workdir: Path) -> Iterator[Iterable[pa.Table]]:
-    """Sorted runs of at most about `RUN_ROWS` rows: on disk, but for the last one."""
+    ``see`` is shown each run as it came, before it is sorted, with ids encoded by one dictionary.
+    """
     pending: list[pa.RecordBatch] = []
     rows = spilled = 0
     for batch in batches:
         if rows and rows + batch.num_rows > RUN_ROWS:
             spill = workdir / f"run-{spilled}.arrow"
-            _spill(_sorted(pending), spill)
+            _spill(_sorted(pending, see), spill)
             yield _unspilled(spill)
-            pending, rows, spilled = [], 0, spilled + 1
+            rows, spilled = 0, spilled + 1
         pending.append(batch)
         rows += batch.num_rows
     if pending:
-        table = _sorted(pending)
-        pending.clear()
-        yield (
-            table.slice(start, ROW_GROUP_ROWS) for start in range(0, table.num_rows, ROW_GROUP_ROWS)
-        )
+        yield _sliced(_sorted(pending, see), ROW_GROUP_ROWS)
 
 
-def _sorted(batches: list[pa.RecordBatch]) -> pa.Table:
-    return sort_samples(pa.Table.from_batches(batches).unify_dictionaries())
+def _sorted(pending: list[pa.RecordBatch], see: Callable[[pa.RecordBatch], object]) -> pa.Table:
+    """The rows of the batches, in order; the list is emptied, so that they are not held twice."""
+    run = pa.concat_batches(pending)
+    pending.clear()
+    # ids are encoded once, for the fingerprint, the sort and the file alike
+    column = run.schema.get_field_index("video_id")
+    run = run.set_column(column, "video_id", encoded(run.column(column)))
+    see(run)
+    return sort_samples(pa.Table.from_batches([run]))
+
+
+def _sliced(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    return (table.slice(start, rows) for start in range(0, table.num_rows, rows))
 
 
 def _spill(table: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=ROW_GROUP_ROWS)
+    # a stream, because only there each batch may have a dictionary of its own
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        for part in _sliced(table, _SPILL_ROWS):
+            writer.write_table(compacted(part))
 
 
 def _unspilled(path: Path) -> Iterator[pa.Table]:
-    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_file(source) as reader:
-        for index in range(reader.num_record_batches):
-            yield pa.Table.from_batches([reader.get_batch(index)])
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
     path.unlink()
 
 

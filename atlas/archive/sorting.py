@@ -15,29 +15,58 @@ KEY = ("video_id", "timestamp")
 def sort_samples(table: pa.Table, tie_breaks: Sequence[str] = ()) -> pa.Table:
     """The rows in order of video_id (byte-wise), timestamp, then ``tie_breaks`` ascending.
 
-    Ids are ranked once by dictionary, so that the sort compares integers: several times quicker
-    than comparing text.
+    Ids are ranked once by dictionary and the ranks are sorted by their 16-bit digits, the last first:
+    numpy sorts those by counting, four times quicker than 64-bit keys. Where ``video_id`` comes
+    dictionary-encoded it stays so, and its dictionary comes out in order.
     """
     if table.num_rows < 2:
         return table
-    ids = table["video_id"].combine_chunks()
-    if isinstance(ids, pa.ChunkedArray):
-        ids = ids.chunk(0)
+    table = table.combine_chunks()
+    ids = encoded(table["video_id"])
+    by_name = pc.array_sort_indices(ids.dictionary)
+    rank_of = np.empty(len(by_name), dtype=np.int32)
+    rank_of[by_name.to_numpy()] = np.arange(len(by_name), dtype=np.int32)
+    ranks = rank_of[ids.indices.to_numpy()]
+    # samples come nearly in order of time, which a stable sort makes use of
+    keys = [table[name].to_numpy() for name in reversed(tie_breaks)]
+    keys.append(table["timestamp"].cast(pa.int64()).to_numpy())
+    keys += [(ranks >> bits).astype(np.uint16) for bits in range(0, len(by_name).bit_length(), 16)]
+    order = np.argsort(keys[0], kind="stable")
+    for key in keys[1:]:
+        order = order[np.argsort(key[order], kind="stable")]
+    indices = pa.array(order)
+    if not pa.types.is_dictionary(table.schema.field("video_id").type):
+        return table.take(indices)
+    column = table.schema.get_field_index("video_id")
+    in_order = pa.DictionaryArray.from_arrays(ranks[order], ids.dictionary.take(by_name))
+    taken = [
+        in_order if at == column else table.column(at).take(indices)
+        for at in range(table.num_columns)
+    ]
+    return pa.table(taken, names=table.column_names)
+
+
+def encoded(ids: pa.ChunkedArray | pa.Array) -> pa.DictionaryArray:
+    """The ids as one array with one dictionary."""
     if not pa.types.is_dictionary(ids.type):
         ids = ids.dictionary_encode()
-    order = pc.array_sort_indices(ids.dictionary).to_numpy()
-    rank_of = np.empty(len(order), dtype=np.int64)
-    rank_of[order] = np.arange(len(order), dtype=np.int64)
-    ranks = rank_of[ids.indices.to_numpy(zero_copy_only=False)]
-    times = table["timestamp"].cast(pa.int64()).to_numpy()
-    earliest = int(times.min())
-    span = int(times.max()) - earliest + 1
-    if tie_breaks or len(order) * span >= 1 << 62:
-        columns = [table[name].to_numpy() for name in reversed(tie_breaks)]
-        indices = np.lexsort([*columns, times, ranks])
-    else:
-        indices = np.argsort(ranks * span + (times - earliest), kind="stable")
-    return table.take(pa.array(indices))
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
+    # an empty or a very large column comes in chunks again
+    return pa.concat_arrays(ids.chunks) if isinstance(ids, pa.ChunkedArray) else ids
+
+
+def compacted(table: pa.Table) -> pa.Table:
+    """The same rows, in order by id, with a dictionary of their own ids: a slice keeps the whole one."""
+    if not table.num_rows:
+        return table
+    ids = encoded(table["video_id"])
+    codes = ids.indices.to_numpy()
+    first, last = int(codes.min()), int(codes.max())
+    own = pa.DictionaryArray.from_arrays(
+        codes - first, ids.dictionary.slice(first, last + 1 - first)
+    )
+    return table.set_column(table.schema.get_field_index("video_id"), "video_id", own)
 
 
 def merge_sorted(

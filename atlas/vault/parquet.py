@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from atlas.vault.checksum import ChecksummedWriter
 
 __all__ = [
+    "ENCODED_STATS_SCHEMA",
     "METRICS_SCHEMA",
     "ROW_GROUP_ROWS",
     "STATS_SCHEMA",
@@ -38,6 +39,11 @@ STATS_SCHEMA = pa.schema(
         ("comment_count", pa.int64()),
         ("seq", pa.int64()),
     ]
+)
+
+#: The same, for a writer that has the ids encoded already; the file does not differ.
+ENCODED_STATS_SCHEMA = STATS_SCHEMA.set(
+    0, pa.field("video_id", pa.dictionary(pa.int32(), pa.string()))
 )
 
 #: Samples appended by agents.
@@ -101,6 +107,8 @@ def open_writer(
         write_page_index=True,
         # without them a flipped byte decodes to other numbers in silence
         write_page_checksum=True,
+        # Parquet's own types say all; Arrow's would show how the writer held the ids
+        store_schema=False,
         sorting_columns=pq.SortingColumn.from_ordering(schema, order) if ordered else None,
     )
     if metadata:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from atlas.archive import export
 from atlas.archive.fingerprint import Fingerprint, rows_fingerprint
-from atlas.archive.sorting import merge_sorted, sort_samples
+from atlas.archive.sorting import compacted, merge_sorted, sort_samples
+from atlas.vault.parquet import STATS_SCHEMA
 
 NAMES = ("video_id", "timestamp", "views", "likes", "comment_count")
 SCHEMA = pa.schema(
@@ -40,6 +41,10 @@ def table(values: list[Any]) -> pa.Table:
     return pa.Table.from_pylist([dict(zip(NAMES, one, strict=True)) for one in values], SCHEMA)
 
 
+def encoded(source: pa.Table) -> pa.Table:
+    return source.set_column(0, "video_id", source["video_id"].dictionary_encode())
+
+
 def pieces(source: pa.Table, size: int) -> list[pa.Table]:
     return [source.slice(start, size) for start in range(0, source.num_rows, size)]
 
@@ -49,6 +54,38 @@ def test_sorting_is_by_bytes_of_the_id_and_then_by_time(values: list[Any]) -> No
     assert (
         sort_samples(table(values)).to_pylist()
         == table(sorted(values, key=lambda one: (one[0].encode(), one[1]))).to_pylist()
+    )
+
+
+@given(st.lists(rows, min_size=1, max_size=4))
+def test_ids_that_come_encoded_by_several_dictionaries_leave_in_order_by_one(
+    sources: list[list[Any]],
+) -> None:
+    parts = [encoded(table(values)) for values in sources]
+    found = sort_samples(pa.concat_tables(parts))
+    flat = [one for values in sources for one in values]
+    assert [tuple(one.values())[:2] for one in found.to_pylist()] == sorted(one[:2] for one in flat)
+    for start in range(found.num_rows):
+        part = compacted(found.slice(start, 3))
+        assert part.to_pylist() == found.slice(start, 3).to_pylist()
+        if len(flat) > 1:
+            ids = set(part["video_id"].to_pylist())
+            assert part["video_id"].chunk(0).dictionary.to_pylist() == sorted(ids)
+
+
+def test_more_ids_than_sixteen_bits_count_are_in_order() -> None:
+    ids = [f"v{n * 7919 % 70_001:05d}" for n in range(70_001)]
+    found = sort_samples(table([(one, START, 1, 2, 3) for one in ids]))
+    assert found["video_id"].to_pylist() == sorted(ids)
+
+
+def test_times_break_ties_of_ids_and_columns_those_of_times() -> None:
+    values = [
+        (f"v{n % 3}", START + timedelta(minutes=n * 7 % 5), n * 11 % 17, None, n) for n in range(90)
+    ]
+    found = sort_samples(table(values), tie_breaks=("views", "comment_count"))
+    assert [tuple(one.values()) for one in found.to_pylist()] == sorted(
+        values, key=lambda one: (*one[:3], one[4])
     )
 
 
@@ -112,6 +149,8 @@ def test_more_rows_than_fit_in_memory_are_sorted_in_runs_on_disk(
     facts = export.export_samples(batches, path, seq=7, metadata={"atlas.seq": "7"})
     with pq.ParquetFile(path) as file:
         found = file.read()
+        # how the writer held the ids does not show
+        assert found.schema.equals(STATS_SCHEMA)
         groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
     assert [tuple(one.values())[:-1] for one in found.to_pylist()] == sorted(values)
     assert max(groups) <= 64
