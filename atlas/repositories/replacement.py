@@ -14,7 +14,7 @@ from atlas.models import ArchiveFile
 from atlas.repositories.archive import FileFacts, FileRecord, LedgerWriter
 from atlas.types import ArchiveState, Dataset
 
-#: How long the ledger knows adopted files after their objects were deleted: longer than a listing takes.
+#: How long adopted files are kept, and then the ledger knows them: longer than a scan or a listing takes.
 _REMEMBERED = timedelta(days=1)
 
 
@@ -80,10 +80,15 @@ class Replacement(LedgerWriter):
         await self.session.execute(insert(ArchiveFile).values(retired_at=func.now()), rows)
 
     async def expired(self, grace: timedelta) -> list[FileRecord]:
-        """Retired files whose grace period is over, by the database's clock."""
+        """Retired files whose grace period is over, by the database's clock.
+
+        That of adopted files is a day at most: they may be a thousand an hour, and every reader lists them.
+        """
+        age = func.now() - ArchiveFile.retired_at
+        adopted = ArchiveFile.dataset == Dataset.METRICS
         return await self._files(
             (ArchiveFile.state == ArchiveState.RETIRED)
-            & (ArchiveFile.retired_at <= func.now() - grace)
+            & ((age >= grace) | (adopted & (age >= _REMEMBERED)))
         )
 
     async def gone(self, files: Sequence[FileRecord]) -> None:

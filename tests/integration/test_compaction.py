@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -141,9 +142,15 @@ async def test_appended_metrics_of_closed_hours_are_adopted_and_counted_once(
     report = await archiver.compact()
     assert report.failed == ()
     assert await visible(database, vault) == wanted
-    # what was adopted is not read twice, and leaves with its ledger rows after the grace period
+    # what was adopted is not read twice, and leaves with its ledger rows after a day
     left = [info.key for info in vault.store.list("metrics")]
-    await archiver.collect_garbage(timedelta(0))
+    await archiver.collect_garbage()
+    assert [info.key for info in vault.store.list("metrics")] == left
+    async with database.transaction() as session:
+        await session.execute(
+            text("UPDATE archive_files SET retired_at = now() - interval '25 hours'")
+        )
+    assert (await archiver.collect_garbage()).replaced == len(left) - 1
     kept = [info.key for info in vault.store.list("metrics")]
     assert len(kept) == 1 < len(left)
     assert await visible(database, vault) == wanted
@@ -227,6 +234,28 @@ async def test_a_damaged_file_is_left_alone_and_told_and_other_days_go_on(
     assert path.exists()
     path.write_bytes(whole)
     assert (await archiver.compact()).failed == ()
+
+
+async def test_a_row_that_gets_lost_in_the_merge_stops_it(
+    database: Database, vault: LocalVault, archiver: Archiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = samples(times=12)
+    await record_samples(database, rows)
+    await archiver.run(WEEK)
+    import atlas.archive.rewrite as module
+
+    merge = module.merge_sorted
+
+    def careless(*args: object, **kwargs: object) -> Iterator[object]:
+        for table in merge(*args, **kwargs):  # type: ignore[arg-type]  # whatever it takes
+            yield table.slice(1)
+
+    monkeypatch.setattr(module, "merge_sorted", careless)
+    report = await archiver.compact()
+    assert report.days == 0
+    assert "240 rows went in and 2" in report.failed[0]
+    assert await states(database) == {"live": 2}
+    assert len(list(vault.store.list("video_stats"))) == 2
 
 
 async def test_an_overtaken_compaction_replaces_nothing(
