@@ -131,8 +131,8 @@ def _span_rows(
     hot = span.hot.select(schema.names)
     if len(span.files) == 1 and not hot.num_rows:
         only = next(opened)
-        # a file of the ledger has each sample once; of others nobody promises that
-        if only.file.cold.row_count is not None and only.file.footer.is_sorted:
+        # a file of the ledger is in order and has each sample once; of others nobody promises that
+        if only.file.cold.row_count is not None:
             yield from only.tables(SCANNING_READS)
             return
         opened = iter([only])
