@@ -42,10 +42,11 @@ class HotTier:
     def is_short(self) -> bool:
         """Whether the attached partitions leave too little room for what comes in until the next run.
 
-        The room is that of the fullest partition, which has seen the busiest hours: with a run at least
-        every STATS_PARTITION_HOURS the budget is never passed, whatever the load is. A part of the
-        budget would be too much for one load and too little for another. Sealed tables do not count:
-        they are on their way out.
+        The room is that of the fullest partition, which has seen the busiest hours: with two runs or more in
+        STATS_PARTITION_HOURS the budget is not passed, unless twice as much comes in as ever before. (One
+        run may be too few: any six hours can hold more than the fullest six from one boundary to the next.)
+        A part of the budget would be too much room for one load and too little for another. Sealed
+        tables do not count: they are on their way out.
         """
         return self.attached_bytes + self.arriving_bytes > self.max_bytes
 
