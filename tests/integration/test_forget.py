@@ -157,16 +157,19 @@ async def test_a_forgotten_video_does_not_come_back_by_any_door(
             assert await session.scalar(text(query)) == 0, query
     # another machine that has not heard of it appends, and a writer that was under way commits late
     vault.append_metrics([{"video_id": GONE, "timestamp": OLD, "views": 2}])
+    late = Sample("video-0004", OLD + timedelta(minutes=1), views=1)
+    await record_samples(database, [late])
     async with database.transaction() as session:
         await session.execute(
             text(
                 "INSERT INTO video_stats_log (video_id, timestamp, views) "
-                "VALUES ('video-0003', now() - interval '2 minutes', 1)"
-            )
+                "VALUES ('video-0003', now() - interval '2 minutes', 1), ('video-0003', :late, 1)"
+            ),
+            {"late": OLD + timedelta(minutes=1)},
         )
-    wanted = as_written([*without(rows), other])
+    wanted = as_written([*without(rows), other, late])
     assert await visible(database, vault) == wanted
-    await archiver.run(datetime.now(UTC) + timedelta(days=1))
+    assert (await archiver.run(WEEK)).rows == 1
     assert (await archiver.compact()).failed == ()
     await archiver.collect_garbage(timedelta(0))
     assert await visible(database, vault) == wanted

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -146,3 +148,38 @@ async def test_a_consumer_that_stops_early_leaves_nothing_open(
     await record_samples(database, [Sample("late", OLD, views=1)])
     assert (await Archiver(database, vault).run(timedelta(days=7))).rows == 2
     assert len(await visible(database, vault)) == len(as_written(samples())) * 32 // 6 + 2
+
+
+async def test_a_file_that_is_adopted_and_deleted_while_a_reader_looks_is_not_missed(
+    database: Database, vault: LocalVault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault.append_metrics(
+        [{"video_id": f"video-{number}", "timestamp": OLD, "views": number} for number in range(3)]
+    )
+    import atlas.reader
+
+    listing = atlas.reader.appended_files
+    erased = []
+
+    def late(*arguments: Any) -> Any:
+        if not erased:
+            # between the reader's snapshot and its listing
+            erased.append("video-0")
+            forget(str(database._url), tmp_path / "vault")
+        return listing(*arguments)
+
+    monkeypatch.setattr(atlas.reader, "appended_files", late)
+    shown = await visible(database, vault)
+    assert erased
+    assert {video_id for video_id, _ in shown} == {"video-1", "video-2"}
+
+
+def forget(url: str, folder: Path) -> None:
+    """Erase a video, from a thread without a loop."""
+
+    async def go() -> None:
+        other = Database(url)
+        await Archiver(other, LocalVault(folder)).forget(["video-0"])
+        await other.close()
+
+    asyncio.run(go())
