@@ -29,7 +29,11 @@ class ArrowConnection:
     def __init__(self, libpq_url: str) -> None:
         with _translated():
             self._connection = dbapi.connect(libpq_url, autocommit=True)
-        self.execute("SET TIME ZONE 'UTC'")
+        try:
+            self.execute("SET TIME ZONE 'UTC'")
+        except BaseException:
+            self._connection.close()
+            raise
 
     def __enter__(self) -> ArrowConnection:
         return self
