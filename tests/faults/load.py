@@ -18,7 +18,8 @@ from tests.faults.truth import Truth, shown_by_reader
 from tests.support.archive_child import SPAN
 from tests.support.samples import OLD, Key
 
-#: Seconds between two tries at a server that is down.
+#: Seconds between two tries at a server that is down, and between two looks: leaves the others some of
+#: the two cores.
 _AGAIN = 0.03
 
 
@@ -143,6 +144,7 @@ class Reader:
                     continue
                 self.truth.judge(shown, floor, settled=False)
                 self.looks += 1
+                await asyncio.sleep(_AGAIN)
 
         async with _together(read()):
             try:

@@ -90,12 +90,16 @@ class Round:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The rounds of a seed. With ``pooled`` the archiver's lock is the lease; with ``appends`` metrics are
-    appended too, through an ill store if ``ill_appends``; readers' stores are ill if ``ill_reads``.
+    """The rounds of a seed.
+
+    With ``cold`` most samples are archived before the first round. With ``pooled`` the archiver's lock is the
+    lease; with ``appends`` metrics are appended too, through an ill store if ``ill_appends``; readers'
+    stores are ill if ``ill_reads``.
     """
 
     seed: int
     rounds: tuple[Round, ...]
+    cold: bool
     pooled: bool
     appends: bool
     ill_appends: Faults | None
@@ -108,7 +112,7 @@ class Schedule:
 
     def __str__(self) -> str:
         lines = [f"schedule {self.seed} (ATLAS_CHAOS_SEED={self.seed} replays it):"]
-        lines.append(f"  lease {self.pooled}, metrics {self.appends}")
+        lines.append(f"  begins cold {self.cold}, lease {self.pooled}, metrics {self.appends}")
         lines.append(f"  stores of appends and reads {self.ill_appends}, {self.ill_reads}")
         return "\n".join([*lines, *(f"  {n}. {one}" for n, one in enumerate(self.rounds, 1))])
 
@@ -127,7 +131,8 @@ def draw(seed: int) -> Schedule:
     appends = dice.random() < 0.5
     ill_appends = Faults(_ILL_APPENDS, dice.randrange(10**6), 0.4) if dice.random() < 0.5 else None
     ill_reads = Faults(_ILL_READS, dice.randrange(10**6), 0.03) if dice.random() < 0.3 else None
-    return Schedule(seed, rounds, dice.random() < 0.25, appends, ill_appends, ill_reads)
+    cold, pooled = dice.random() < 0.7, dice.random() < 0.25
+    return Schedule(seed, rounds, cold, pooled, appends, ill_appends, ill_reads)
 
 
 def _round(dice: random.Random, jobs: dict[str, int], illnesses: tuple[Fault, ...]) -> Round:

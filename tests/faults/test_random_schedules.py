@@ -84,13 +84,16 @@ class Ordeal:
         self.children: list[Child] = []
 
     async def undergo(self) -> None:
-        await self.writer.write(samples(videos=25, times=24))
+        await self.writer.write(samples(videos=21, times=24))
         await execute(
             self.database,
             "INSERT INTO videos (id, title, status, has_transcript, has_visuals, discovered_at) "
             "SELECT 'doomed-' || n, 'A title', 'DONE', true, true, now() - interval '30 days' "
             "FROM generate_series(1, 20) n",
         )
+        if self.schedule.cold:
+            await Archiver(self.database, self.vault).run(RETENTION)
+            await self.writer.write_something()
         for number, one in enumerate(self.schedule.rounds, 1):
             self.round = number
             reader = Reader(

@@ -53,6 +53,7 @@ async def test_a_fault_of_the_store_is_put_right_by_the_next_run(
     await Archiver(database, vault).collect_garbage(timedelta(0))
     unfinished = "SELECT count(*) FROM archive_files WHERE state NOT IN ('live', 'gone')"
     assert await scalar(database, unfinished) == 0
+    assert await Archiver(database, vault).fsck(deep=True) == []
     assert in_files(tmp_path / "vault") == as_written(rows).keys()
     assert len(list(vault.store.list("video_stats"))) == 2
 
