@@ -12,7 +12,8 @@ import pytest
 
 from atlas.archive import Archiver
 from atlas.db import Database
-from atlas.errors import CorruptObject, InvalidInput, VaultError
+from atlas.db.arrow import ArrowConnection
+from atlas.errors import CorruptObject, DatabaseUnavailable, InvalidInput, VaultError
 from atlas.ingest import record_samples
 from atlas.reader import COLUMNS, StatsReader
 from atlas.types import Sample
@@ -148,6 +149,27 @@ async def test_a_consumer_that_stops_early_leaves_nothing_open(
     await record_samples(database, [Sample("late", OLD, views=1)])
     assert (await Archiver(database, vault).run(timedelta(days=7))).rows == 2
     assert len(await visible(database, vault)) == len(as_written(samples())) * 32 // 6 + 2
+
+
+@pytest.mark.parametrize("table", ["video_stats_log", "archive_files"])
+async def test_nothing_can_be_sealed_or_dropped_between_the_ledger_and_the_rows(
+    table: str, reader: StatsReader, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await database.libpq_url()
+    rows = ArrowConnection.rows
+    refused = []
+
+    def watched(connection: ArrowConnection, query: str) -> Any:
+        found = rows(connection, query)
+        if not refused:
+            with ArrowConnection(url) as other, pytest.raises(DatabaseUnavailable) as error:
+                other.execute(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT")
+            refused.append(error.value.sqlstate)
+        return found
+
+    monkeypatch.setattr(ArrowConnection, "rows", watched)
+    await reader.history("video-0003")
+    assert refused == ["55P03"]
 
 
 async def test_a_file_that_is_adopted_and_deleted_while_a_reader_looks_is_not_missed(
