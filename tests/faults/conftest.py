@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from atlas.db import Database
 from tests.support.archive_child import Child, Orders, start_server
@@ -40,6 +42,14 @@ async def mortal_database(cluster: Cluster, cluster_template: str) -> AsyncItera
 @pytest.fixture(scope="session", autouse=True)
 def _fork_server() -> None:
     start_server()
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """This process logs warnings only: rendering every step takes longer than most steps."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def draw(seed: int) -> Schedule:
     else:
         # what an old listing does not show cannot be erased; every store promises that it is not old
         illnesses = tuple(fault for fault in illnesses if fault is not Fault.STALE)
-    rounds = tuple(_round(dice, jobs, illnesses) for _ in range(dice.randint(2, 5)))
+    rounds = tuple(_round(dice, jobs, illnesses) for _ in range(dice.randint(2, 4)))
     appends = dice.random() < 0.5
     ill_appends = Faults(_ILL_APPENDS, dice.randrange(10**6), 0.4) if dice.random() < 0.5 else None
     ill_reads = Faults(_ILL_READS, dice.randrange(10**6), 0.03) if dice.random() < 0.3 else None
@@ -137,7 +137,7 @@ def draw(seed: int) -> Schedule:
 
 def _round(dice: random.Random, jobs: dict[str, int], illnesses: tuple[Fault, ...]) -> Round:
     job, second = dice.choices(list(jobs), list(jobs.values()), k=2)
-    batches = dice.randint(2, 10)
+    batches = dice.randint(2, 8)
     moment = round(dice.random() * 0.35, 3)
     trouble = dice.choices(
         ("step", "moment", "call", "store", "postgres", "two", "none"), (5, 3, 4, 5, 2, 3, 2)

@@ -41,6 +41,7 @@ SEEDS = (
 LEASE_SECONDS = 0.4
 
 
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_random_schedule_of_faults_loses_and_doubles_nothing(
     seed: int,
