@@ -122,13 +122,15 @@ def _digest(table: pa.Table) -> str:
 
 
 def digest_differs(name: str, table: pa.Table) -> bool:
-    """Whether a file of `METRICS_SCHEMA` holds other rows than its name tells.
+    """Whether an appended file holds other rows, or other columns, than its name tells.
 
     Names that other programs gave tell nothing.
     """
     told = re.fullmatch(r"-?\d+--?\d+-([0-9a-f]{32})\.parquet", name)
-    if told is None or not table.schema.equals(METRICS_SCHEMA):
+    if told is None:
         return False
+    if not table.schema.equals(METRICS_SCHEMA):
+        return True
     return told[1] != _digest(table)
 
 

@@ -118,7 +118,7 @@ async def test_a_swap_that_arrives_after_the_next_run_has_begun_needs_no_hand(
     assert (await Archiver(database, vault).run(RETENTION)).slices == 0
 
 
-@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("seed", range(12))
 async def test_an_appended_file_that_is_misread_is_not_taken_over_as_it_was_read(
     seed: int, database: Database, tmp_path: Path
 ) -> None:
