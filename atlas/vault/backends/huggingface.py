@@ -59,8 +59,11 @@ class HuggingFaceStore(FsspecStore):
     @cached_property
     def api(self) -> Any:
         """The Hub's client."""
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
+        if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:  # nobody has chosen
+            disable_progress_bars()
         return HfApi(endpoint=self._endpoint, token=self._token, library_name=_LIBRARY)
 
     @cached_property
@@ -159,6 +162,7 @@ class HuggingFaceStore(FsspecStore):
     def _open_known(self, key: str, size: int) -> Source:
         # HfFileSystem lists the folder before each read; names that are never used again need no commit
         from huggingface_hub import hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in __all__
             build_hf_headers,
             hf_raise_for_status,
@@ -172,7 +176,10 @@ class HuggingFaceStore(FsspecStore):
         def fetch(start: int, end: int) -> bytes:
             ranged = headers | {"range": f"bytes={start}-{end - 1}"}
             response = http_backoff("GET", url, headers=ranged, timeout=_TIMEOUT)
-            hf_raise_for_status(response)
+            try:
+                hf_raise_for_status(response)
+            except EntryNotFoundError:
+                raise FileNotFoundError(key) from None  # `_told` judges by the status of a cause
             return bytes(response.content)
 
         return Source(size, fetch, seen=False)
@@ -219,7 +226,10 @@ class HuggingFaceStore(FsspecStore):
         raise self._busy(name)
 
     def _commit_on(self, head: str, message: str, files: dict[str, Any]) -> bool:
-        """One commit. False: ``head`` is no longer the head. A lost answer is settled by looking."""
+        """One commit, or none if ``head`` is as wanted; a lost answer is settled by looking.
+
+        False: ``head`` is no longer the head.
+        """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -233,7 +243,7 @@ class HuggingFaceStore(FsspecStore):
             for key, path in files.items()
         ]
         try:
-            self.api.create_commit(
+            made = self.api.create_commit(
                 self._repo,
                 operations,
                 commit_message=message,
@@ -250,7 +260,11 @@ class HuggingFaceStore(FsspecStore):
             log.warning("commit_answer_lost", repo=self._repo, error=type(error).__name__)
             if self._head() == head or not self._has_commit(mark):
                 raise
-        return True
+            return True
+        # files that are already as wanted make no commit, and no check of the parent
+        return made.oid == head or any(
+            getattr(operation, "_is_committed", True) for operation in operations
+        )
 
     def _has_commit(self, mark: str) -> bool:
         """Whether our commit is in the history. Files cannot tell: another writer's may be the same."""
