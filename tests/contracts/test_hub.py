@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from atlas.config import Settings
 from atlas.errors import ObjectExists, VaultDenied, VaultError, VaultUnavailable
-from atlas.vault import Vault
+from atlas.vault import HuggingFaceVault, Vault
 from atlas.vault.backends.huggingface import HuggingFaceStore
 from tests.contracts.conftest import HUB_WARNS
 from tests.support import hub_server
@@ -80,6 +81,25 @@ def test_the_hundred_and_twenty_ninth_commit_of_an_hour_waits_in_the_spool(
     assert vault.flush() == 1
     assert vault.pending().count == 0
     assert len(vault.list_files()) == 3
+
+
+def test_above_the_own_budget_nothing_is_sent_and_rows_wait(hub: Hub, tmp_path: Path) -> None:
+    settings = Settings(hf_commits_per_hour=1, atlas_home=tmp_path / "home")
+    vaults = [
+        HuggingFaceVault(
+            hub_server.REPO, hub_server.TOKEN, "run", endpoint=hub.url, settings=settings
+        )
+        for _ in range(2)
+    ]
+    vaults[0].store_json("a.json", 1)
+    asked = hub.counts["preupload"]
+    with pytest.raises(VaultUnavailable) as caught:
+        vaults[1].store_json("b.json", 1)
+    assert caught.value.retry_after is not None
+    assert vaults[1].append_metrics([{"video_id": "V", "views": 1}]) == 1
+    assert vaults[1].pending().count == 1
+    assert hub.counts["preupload"] == asked
+    assert len(hub.history) == 2
 
 
 def test_a_full_folder_is_refused_for_good_and_leaves_nothing(vault: Vault, hub: Hub) -> None:

@@ -21,6 +21,7 @@ import structlog
 from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
 from atlas.types import ObjectInfo
 from atlas.vault.backends.base import FsspecStore, Source, local_copy, taken
+from atlas.vault.commits import CommitBudget
 from atlas.vault.layout import check_folder, check_key
 
 log = structlog.get_logger()
@@ -33,7 +34,10 @@ _LIBRARY = "pleiades-atlas"
 
 
 class HuggingFaceStore(FsspecStore):
-    """Files of a dataset repository, under a prefix. ``endpoint`` is another Hub than huggingface.co."""
+    """Files of a dataset repository, under a prefix. ``endpoint`` is another Hub than huggingface.co.
+
+    Above ``budget`` a write raises `VaultUnavailable` before anything is sent.
+    """
 
     #: The Hub asks for 50 to 100 files a commit.
     batch = 50
@@ -45,6 +49,7 @@ class HuggingFaceStore(FsspecStore):
         *,
         token: str | None = None,
         endpoint: str | None = None,
+        budget: CommitBudget | None = None,
     ) -> None:
         prefix = check_folder(prefix)
         root = f"hf://datasets/{repo_id}"
@@ -55,6 +60,7 @@ class HuggingFaceStore(FsspecStore):
         # False: never a token that happens to lie on this machine
         self._token: str | bool = token or False
         self._endpoint = endpoint
+        self._budget = budget
 
     @cached_property
     def api(self) -> Any:
@@ -242,6 +248,8 @@ class HuggingFaceStore(FsspecStore):
             )
             for key, path in files.items()
         ]
+        if self._budget is not None:
+            self._budget.take()
         try:
             made = self.api.create_commit(
                 self._repo,
