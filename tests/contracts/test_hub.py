@@ -72,8 +72,9 @@ def test_the_hundred_and_twenty_ninth_commit_of_an_hour_waits_in_the_spool(
     hub.commits_an_hour = 2
     vault.store_json("a.json", 1)
     vault.store_json("b.json", 1)
-    with pytest.raises(VaultUnavailable):
+    with pytest.raises(VaultUnavailable) as caught:
         vault.store_json("c.json", 1)
+    assert caught.value.retry_after == 3601
     row = {"video_id": "V", "timestamp": "2026-01-15T10:00:00Z", "views": 1}
     assert vault.append_metrics([row]) == 1
     assert vault.pending().count == 1

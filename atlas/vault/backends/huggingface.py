@@ -304,6 +304,13 @@ def _status(error: BaseException | None) -> int | None:
     return None
 
 
+def _retry_after(error: BaseException) -> float | None:
+    """The seconds of ``Retry-After``; its other form, a date, counts as none."""
+    response = getattr(error, "response", None)
+    said = "" if response is None else response.headers.get("retry-after", "")
+    return float(said) if said.isdecimal() else None
+
+
 def _raise(error: Exception, key: str, repo: str) -> NoReturn:
     """What the client raised, by status and type; its own text is left out, it may quote the request."""
     import httpx2
@@ -324,7 +331,9 @@ def _raise(error: Exception, key: str, repo: str) -> NoReturn:
     if status in (402, 413, 507):
         raise VaultFull(f"{where}: the Hub answered {status}", path=path) from error
     if status is not None and (status in (408, 409, 412, 429) or status >= 500):
-        raise VaultUnavailable(f"{where}: the Hub answered {status}", path=path) from error
+        unavailable = VaultUnavailable(f"{where}: the Hub answered {status}", path=path)
+        unavailable.retry_after = _retry_after(error)
+        raise unavailable from error
     if status is None and isinstance(error, httpx2.HTTPError | OSError | RuntimeError):
         name = type(error).__name__
         raise VaultUnavailable(f"{where}: no answer ({name})", path=path) from error
