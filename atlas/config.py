@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     vault_prefix: str = ""
     hf_repo_id: Text = Field(None, validation_alias=AliasChoices("HF_REPO_ID", "HF_DATASET_ID"))
     hf_token: Secret = None
+    #: Commits that the machines sharing one ATLAS_HOME may try; the Hub takes 128 from all of them.
+    hf_commits_per_hour: int = Field(100, ge=1)
     gcs_bucket_name: Text = None
     google_application_credentials: Path | None = None
 

@@ -94,9 +94,13 @@ class NotFound(AtlasError, LookupError):
 
 
 class Unavailable(AtlasError):
-    """A service did not answer, or asked to be left alone; the same call may work later."""
+    """A service did not answer, or asked to be left alone; the same call may work later.
+
+    ``retry_after`` is in how many seconds, where that is known.
+    """
 
     hint = "retry later"
+    retry_after: float | None = None
 
 
 class Conflict(AtlasError):

@@ -16,6 +16,7 @@ from atlas.vault.backends.gcs import GCSStore
 from atlas.vault.backends.huggingface import HuggingFaceStore
 from atlas.vault.backends.local import LocalStore
 from atlas.vault.backends.memory import MemoryStore
+from atlas.vault.commits import CommitBudget
 from atlas.vault.facade import Vault
 from atlas.vault.layout import check_folder
 from atlas.vault.spool import Spool
@@ -41,8 +42,11 @@ class HuggingFaceVault(Vault):
         repo_id = repo_id or settings.hf_repo_id
         if not repo_id:
             raise ConfigurationError("no repository is named", hint="set HF_REPO_ID")
-        store = HuggingFaceStore(repo_id, prefix, token=token, endpoint=endpoint)
-        super().__init__(store, home or settings.atlas_home)
+        home = home or settings.atlas_home
+        # the Hub counts by repository, whatever the prefix
+        budget = CommitBudget(home, repo_id, settings.hf_commits_per_hour)
+        store = HuggingFaceStore(repo_id, prefix, token=token, endpoint=endpoint, budget=budget)
+        super().__init__(store, home)
 
 
 class GCSVault(Vault):

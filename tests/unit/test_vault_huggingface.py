@@ -72,7 +72,7 @@ class Repository:
         commit_description: str,
         parent_commit: str,
         **_: Any,
-    ) -> None:
+    ) -> Any:
         for hook in (self.before.pop(0),) if self.before else ():
             hook()
         if parent_commit != self.history[-1][0]:
@@ -87,6 +87,9 @@ class Repository:
         self.commit(files, commit_description)
         for hook in (self.after.pop(0),) if self.after else ():
             hook()
+        for operation in operations:
+            operation._is_committed = True
+        return SimpleNamespace(oid=self.history[-1][0])
 
     def commit(self, files: dict[str, bytes], message: str = "somebody else") -> None:
         self.history.append((str(len(self.history)), message, files))

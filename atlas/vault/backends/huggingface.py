@@ -21,6 +21,7 @@ import structlog
 from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
 from atlas.types import ObjectInfo
 from atlas.vault.backends.base import FsspecStore, Source, local_copy, taken
+from atlas.vault.commits import CommitBudget
 from atlas.vault.layout import check_folder, check_key
 
 log = structlog.get_logger()
@@ -33,7 +34,10 @@ _LIBRARY = "pleiades-atlas"
 
 
 class HuggingFaceStore(FsspecStore):
-    """Files of a dataset repository, under a prefix. ``endpoint`` is another Hub than huggingface.co."""
+    """Files of a dataset repository, under a prefix. ``endpoint`` is another Hub than huggingface.co.
+
+    Above ``budget`` a write raises `VaultUnavailable` before anything is sent.
+    """
 
     #: The Hub asks for 50 to 100 files a commit.
     batch = 50
@@ -45,6 +49,7 @@ class HuggingFaceStore(FsspecStore):
         *,
         token: str | None = None,
         endpoint: str | None = None,
+        budget: CommitBudget | None = None,
     ) -> None:
         prefix = check_folder(prefix)
         root = f"hf://datasets/{repo_id}"
@@ -55,12 +60,16 @@ class HuggingFaceStore(FsspecStore):
         # False: never a token that happens to lie on this machine
         self._token: str | bool = token or False
         self._endpoint = endpoint
+        self._budget = budget
 
     @cached_property
     def api(self) -> Any:
         """The Hub's client."""
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
+        if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:  # nobody has chosen
+            disable_progress_bars()
         return HfApi(endpoint=self._endpoint, token=self._token, library_name=_LIBRARY)
 
     @cached_property
@@ -159,6 +168,7 @@ class HuggingFaceStore(FsspecStore):
     def _open_known(self, key: str, size: int) -> Source:
         # HfFileSystem lists the folder before each read; names that are never used again need no commit
         from huggingface_hub import hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in __all__
             build_hf_headers,
             hf_raise_for_status,
@@ -172,7 +182,10 @@ class HuggingFaceStore(FsspecStore):
         def fetch(start: int, end: int) -> bytes:
             ranged = headers | {"range": f"bytes={start}-{end - 1}"}
             response = http_backoff("GET", url, headers=ranged, timeout=_TIMEOUT)
-            hf_raise_for_status(response)
+            try:
+                hf_raise_for_status(response)
+            except EntryNotFoundError:
+                raise FileNotFoundError(key) from None  # `_told` judges by the status of a cause
             return bytes(response.content)
 
         return Source(size, fetch, seen=False)
@@ -219,7 +232,10 @@ class HuggingFaceStore(FsspecStore):
         raise self._busy(name)
 
     def _commit_on(self, head: str, message: str, files: dict[str, Any]) -> bool:
-        """One commit. False: ``head`` is no longer the head. A lost answer is settled by looking."""
+        """One commit, or none if ``head`` is as wanted; a lost answer is settled by looking.
+
+        False: ``head`` is no longer the head.
+        """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -232,8 +248,10 @@ class HuggingFaceStore(FsspecStore):
             )
             for key, path in files.items()
         ]
+        if self._budget is not None:
+            self._budget.take()
         try:
-            self.api.create_commit(
+            made = self.api.create_commit(
                 self._repo,
                 operations,
                 commit_message=message,
@@ -250,7 +268,11 @@ class HuggingFaceStore(FsspecStore):
             log.warning("commit_answer_lost", repo=self._repo, error=type(error).__name__)
             if self._head() == head or not self._has_commit(mark):
                 raise
-        return True
+            return True
+        # files that are already as wanted make no commit, and no check of the parent
+        return made.oid == head or any(
+            getattr(operation, "_is_committed", True) for operation in operations
+        )
 
     def _has_commit(self, mark: str) -> bool:
         """Whether our commit is in the history. Files cannot tell: another writer's may be the same."""
@@ -282,6 +304,13 @@ def _status(error: BaseException | None) -> int | None:
     return None
 
 
+def _retry_after(error: BaseException) -> float | None:
+    """The seconds of ``Retry-After``; its other form, a date, counts as none."""
+    response = getattr(error, "response", None)
+    said = "" if response is None else response.headers.get("retry-after", "")
+    return float(said) if said.isdecimal() else None
+
+
 def _raise(error: Exception, key: str, repo: str) -> NoReturn:
     """What the client raised, by status and type; its own text is left out, it may quote the request."""
     import httpx2
@@ -302,7 +331,9 @@ def _raise(error: Exception, key: str, repo: str) -> NoReturn:
     if status in (402, 413, 507):
         raise VaultFull(f"{where}: the Hub answered {status}", path=path) from error
     if status is not None and (status in (408, 409, 412, 429) or status >= 500):
-        raise VaultUnavailable(f"{where}: the Hub answered {status}", path=path) from error
+        unavailable = VaultUnavailable(f"{where}: the Hub answered {status}", path=path)
+        unavailable.retry_after = _retry_after(error)
+        raise unavailable from error
     if status is None and isinstance(error, httpx2.HTTPError | OSError | RuntimeError):
         name = type(error).__name__
         raise VaultUnavailable(f"{where}: no answer ({name})", path=path) from error
