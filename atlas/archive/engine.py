@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import text
 
+from atlas.archive.budget import hot_tier
 from atlas.archive.compaction import TARGET_BYTES, CompactionReport, compact, notice_metrics
 from atlas.archive.epoch import adopt_vault, advance_epoch
 from atlas.archive.erasure import ForgetReceipt, forget
@@ -28,8 +29,6 @@ from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.repositories.archive import LedgerReader
 from atlas.repositories.erasure import Erasure
-from atlas.repositories.partitions import Partitions
-from atlas.repositories.restored import Pins
 from atlas.types import ObjectStore, Progress, check_id
 from atlas.vault import Vault, get_vault
 
@@ -218,14 +217,12 @@ class Archiver:
                 for file in await ledger.open_files()
                 if file.relation is not None
             ]
-            partitions = await Partitions(session).attached()
-            pins = await Pins(session).all()
-            tables += [
-                (part.name, part.byte_size)
-                for part in partitions
-                if part.upper <= cutoff
-                and not any(pin.touches(part.lower, part.upper) for pin in pins)
-            ]
+            hot = await hot_tier(session)
+            left = hot.attached_bytes
+            for part in hot.closed:
+                if part.upper <= cutoff or left + hot.arriving_bytes > hot.max_bytes:
+                    tables.append((part.name, part.byte_size))
+                    left -= part.byte_size
             for name, bytes_ in tables:
                 count = await ledger.count_rows(name)
                 rows, size, slices = rows + count, size + bytes_, slices + bool(count)

@@ -137,8 +137,10 @@ async def test_past_the_byte_budget_the_oldest_closed_slices_go_early(
     await record_samples(database, rows)
     monkeypatch.setenv("HOT_MAX_BYTES", "5MB")
     reset_settings()
+    foreseen = await Archiver(database, vault).run(timedelta(days=7), dry_run=True)
     report = await Archiver(database, vault).run(timedelta(days=7))
     assert 0 < report.rows < len(rows)
+    assert (foreseen.rows, foreseen.slices) == (report.rows, report.slices)
     hot = await scalar(
         database,
         "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits "
