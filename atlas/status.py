@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from atlas.db import Database
+from atlas.repositories.restored import Pin, Pins
 from atlas.repositories.search_queue import SearchQueueReader, SearchSummary
 from atlas.repositories.status import StatusReader, Tiers
 from atlas.repositories.videos import StatusSummary, VideoReader
@@ -20,6 +21,8 @@ class Status:
     watchlist: list[TierSummary]
     searches: list[SearchSummary]
     videos: list[StatusSummary]
+    #: Spans that were restored and stay hot until they are released.
+    pins: list[Pin]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; times as datetimes."""
@@ -34,4 +37,5 @@ async def gather(database: Database) -> Status:
             watchlist=await WatchlistReader(session).summary(),
             searches=await SearchQueueReader(session).summary(),
             videos=await VideoReader(session).summary(),
+            pins=await Pins(session).all(),
         )

@@ -116,11 +116,6 @@ async def forgotten_ids(session: AsyncSession) -> tuple[str, ...]:
     return tuple(await session.scalars(text(f"SELECT video_id {FORGOTTEN}")))
 
 
-def stats_input(file: FileRecord) -> Input:
-    """A file of the ledger as an input."""
-    return Input(file.object_key, file, file.slice_start)
-
-
 def _jobs(
     live: list[FileRecord], appended: list[Input], target_bytes: int
 ) -> dict[date, list[Input]]:
@@ -128,7 +123,7 @@ def _jobs(
     days: defaultdict[date, list[Input]] = defaultdict(list)
     for file in live:
         if file.facts.byte_size < target_bytes:
-            days[file.slice_start.astimezone(UTC).date()].append(stats_input(file))
+            days[file.slice_start.astimezone(UTC).date()].append(Input.of(file))
     for one in appended:
         days[one.hour.date()].append(one)
     return {

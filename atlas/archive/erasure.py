@@ -159,7 +159,7 @@ async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell
         ledger = LedgerReader(session)
         live = await ledger.live_files(Dataset.STATS)
         adopted = await ledger.keys(Dataset.METRICS)
-    candidates = [Input(file.object_key, file, file.slice_start) for file in live]
+    candidates = [Input.of(file) for file in live]
     appended = await asyncio.to_thread(
         lambda: list(appended_files(steps.store, Selection(), adopted))
     )

@@ -117,7 +117,7 @@ async def _inputs(steps: Steps, span: Pin) -> list[Input]:
         lambda: list(appended_files(steps.store, selection, adopted))
     )
     return [
-        Input(file.object_key, file, file.slice_start)
+        Input.of(file)
         for file in live
         if file.min_timestamp is not None
         and file.max_timestamp is not None

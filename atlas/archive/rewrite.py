@@ -52,6 +52,11 @@ class Input:
     file: FileRecord | None
     hour: datetime
 
+    @classmethod
+    def of(cls, file: FileRecord) -> Input:
+        """A file of the ledger."""
+        return cls(file.object_key, file, file.slice_start)
+
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:

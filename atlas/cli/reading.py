@@ -86,6 +86,8 @@ def status(
             f"oldest hot sample {moment(tiers.oldest_hot) or 'none'}; database "
             f"{size(tiers.database_bytes)}; videos in the vault {number(tiers.cold_videos)}"
         )
+        for pin in found.pins:
+            out.print(f"restored and pinned: {moment(pin.since)} to {moment(pin.until)}")
         if found.watchlist:
             lines = [
                 (tier.tier, number(tier.entries), number(tier.due), number(tier.leased))

@@ -74,6 +74,7 @@ async def test_people_are_told_the_same_in_words(
     assert (
         "240 samples are hot, 240 of them were missing" in atlas("vault", "restore", *span).stdout
     )
+    assert f"restored and pinned: {OLD:%Y-%m-%d}" in atlas("status").stdout
     assert "240 rows removed" in atlas("vault", "release").stdout
     told = atlas("vault", "forget", "--yes", "video-0001").stdout
     assert "Rewritten without them" in told
