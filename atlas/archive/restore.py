@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.archive.cold import appended_files, as_scalar
+from atlas.archive.compaction import forgotten_ids
 from atlas.archive.rewrite import Input, Source
 from atlas.archive.run import Run
 from atlas.archive.steps import Steps, workdir
@@ -143,8 +144,11 @@ async def _check_budget(steps: Steps, inputs: Iterable[Input]) -> None:
 async def _samples(steps: Steps, inputs: list[Input], span: Pin) -> AsyncIterator[pa.Table]:
     """The cold samples of a span, each once as it counts, in tables of a row group at most."""
     since, until = as_scalar(span.since), as_scalar(span.until)
+    async with steps.database.transaction(read_only=True) as session:
+        # an erasure that died has barred ids whose rows still lie in files
+        forgotten = frozenset(await forgotten_ids(session))
     with workdir() as folder:
-        source = Source(steps.store, inputs, frozenset(), folder)
+        source = Source(steps.store, inputs, forgotten, folder)
         for day in await asyncio.to_thread(source.open):
             tables = source.sorted_rows(day)
             while (table := await asyncio.to_thread(next, tables, None)) is not None:

@@ -79,3 +79,6 @@ def _translated() -> Iterator[None]:
         raise DatabaseUnavailable(f"the connection to PostgreSQL failed: {error}") from error
     except dbapi.Error as error:
         raise from_sqlstate(error.sqlstate, error) from error
+    except OSError as error:
+        # a stream of batches has no other word for a connection that broke off
+        raise DatabaseUnavailable(f"the connection to PostgreSQL was lost: {error}") from error

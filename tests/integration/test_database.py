@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 import atlas.db
 from atlas.config import reset_settings
 from atlas.db import Database, db
+from atlas.db.arrow import ArrowConnection
 from atlas.errors import (
     ConfigurationError,
     DatabaseError,
@@ -263,6 +264,17 @@ async def test_a_connection_that_was_cut_while_idle_is_replaced_unseen(database:
     await other.close()
     async with database.session() as session:
         assert await session.scalar(text("SELECT pg_backend_pid()")) != pid
+
+
+async def test_a_connection_that_is_cut_while_it_streams_says_so(database: Database) -> None:
+    with ArrowConnection(await database.libpq_url()) as connection:
+        ((pid,),) = connection.rows("SELECT pg_backend_pid()")
+        batches = connection.batches("SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
+        next(batches)
+        async with database.transaction() as session:
+            await session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        with pytest.raises(DatabaseUnavailable, match="was lost"):
+            list(batches)
 
 
 async def test_the_callers_own_errors_are_left_alone(database: Database) -> None:

@@ -13,6 +13,7 @@ from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.errors import InvalidInput, VerificationFailed
 from atlas.ingest import record_samples
+from atlas.repositories.erasure import Erasure
 from atlas.types import Sample
 from atlas.vault import LocalVault
 from tests.support.samples import OLD, as_written, in_folder, samples, visible
@@ -129,6 +130,18 @@ async def test_what_a_dead_run_left_sealed_is_not_outdone_by_its_older_cold_copy
     assert await visible(database, vault) == wanted
     await archiver.restore(*SPAN)
     assert await visible(database, vault) == wanted
+
+
+async def test_what_an_erasure_that_died_has_barred_does_not_come_back(
+    database: Database, vault: LocalVault, archiver: Archiver
+) -> None:
+    rows = await archived(database, archiver)
+    async with database.transaction() as session:
+        await Erasure(session).bar(["video-0003"])
+    kept = [row for row in inside(rows) if row.video_id != "video-0003"]
+    assert (await archiver.restore(*SPAN)).restored == len(kept)
+    assert (await archiver.release()).rows == len(kept)
+    assert await hot(database) == 0
 
 
 async def test_appended_metrics_come_back_as_they_count(
