@@ -1,9 +1,10 @@
 """Runs every measurement (or those named) on a database of its own and prints one table.
 
-Usage: python -m benchmarks [archive|ingest|claims|import|read ...] [--rows N] [--days N]
+Usage: python -m benchmarks [archive|ingest|claims|import|encodings|read ...] [--rows N] [--days N]
+       python -m benchmarks memory
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
-``retention`` takes minutes and runs only when it is named.
+``memory`` and ``retention`` take minutes and run only when they are named.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from rich.table import Table
 from atlas.config import Settings
 from atlas.db import Database
 from atlas.logging import configure
-from benchmarks import archiving, claiming, importing, ingesting, reading, retention
+from benchmarks import (
+    archiving,
+    claiming,
+    encodings,
+    importing,
+    ingesting,
+    memory,
+    reading,
+    retention,
+)
 from benchmarks.support import Result, scratch_database
 
 Suite = Callable[[Database, Path, int], Awaitable[list[Result]]]
@@ -31,6 +41,7 @@ SUITES: dict[str, Suite] = {
     "ingest": ingesting.measure,
     "claims": claiming.measure,
     "import": importing.measure,
+    "encodings": encodings.measure,
     "read": reading.measure,
 }
 
@@ -48,7 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="SUITE", help=", ".join([*SUITES, "retention"]))
+    parser.add_argument(
+        "names", nargs="*", metavar="SUITE", help=", ".join([*SUITES, "memory", "retention"])
+    )
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the archive run")
     load = retention.Load()
     parser.add_argument(
@@ -68,6 +81,7 @@ def main() -> None:
     )
     known = SUITES | {
         "read": functools.partial(reading.measure, days=arguments.days or 60),
+        "memory": memory.measure,
         "retention": functools.partial(retention.measure, load=load),
     }
     suites = [known[name] for name in arguments.names or SUITES]

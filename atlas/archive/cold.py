@@ -22,7 +22,7 @@ from atlas.types import Dataset, ObjectStore
 #: What a reader gives: string, timestamp[us, UTC] and three int64, null where not known.
 COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
 #: Adjacent row groups that are fetched in one request and decoded together.
-PART_GROUPS = 2
+PART_GROUPS = 4
 
 _APPENDED = re.compile(r"(-?\d+)-(-?\d+)-[0-9a-f]+\.parquet$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

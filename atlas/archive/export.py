@@ -20,7 +20,6 @@ from atlas.errors import CorruptObject, VaultFull, VerificationFailed
 from atlas.repositories.archive import FileFacts
 from atlas.types import ObjectStore
 from atlas.vault.parquet import (
-    ENCODED_STATS_SCHEMA,
     ROW_GROUP_ROWS,
     STATS_SCHEMA,
     UNDECODABLE,
@@ -29,8 +28,8 @@ from atlas.vault.parquet import (
 
 #: Columns of a sample as they come out of PostgreSQL.
 SAMPLE_COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
-#: Rows sorted in memory at once (about 150 MB); more are sorted in runs on disk and merged.
-RUN_ROWS = 1_000_000
+#: Rows sorted in memory at once (about 80 MB); more are sorted in runs on disk and merged.
+RUN_ROWS = 524_288
 
 #: Rows of a run that are in memory while runs are merged.
 _SPILL_ROWS = 16_384
@@ -60,11 +59,11 @@ def export_samples(
 
     with _disk_full_told(path):
         runs = list(sorted_runs(batches, path.parent, see))
-        with open_writer(path, ENCODED_STATS_SCHEMA) as writer:
+        with open_writer(path, STATS_SCHEMA) as writer:
             for table in rechunked(merge_sorted(runs), ROW_GROUP_ROWS):
                 bounds.see_sorted(table)
                 column = pa.repeat(pa.scalar(seq, pa.int64()), table.num_rows)
-                table = compacted(table).append_column("seq", column).cast(ENCODED_STATS_SCHEMA)
+                table = table.append_column("seq", column).cast(STATS_SCHEMA)
                 writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             writer.add_key_value_metadata(
                 {
@@ -128,7 +127,7 @@ def verify_samples(
     demand("size", path.stat().st_size, expected.byte_size)
     demand("SHA-256", sha256, expected.sha256)
     try:
-        with pq.ParquetFile(path, read_dictionary=["video_id"]) as file:
+        with pq.ParquetFile(path) as file:
             footer = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items()}
             demand("footer fingerprint", footer.get("atlas.fingerprint"), expected.fingerprint)
             demand("footer rows", footer.get("atlas.rows"), str(expected.row_count))

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from atlas.vault.checksum import ChecksummedWriter
 
 __all__ = [
-    "ENCODED_STATS_SCHEMA",
     "METRICS_SCHEMA",
     "ROW_GROUP_ROWS",
     "STATS_SCHEMA",
@@ -24,8 +23,8 @@ __all__ = [
 
 #: What decoding raises for bytes that are not what was written: pyarrow tells some damage as OSError.
 UNDECODABLE: tuple[type[Exception], ...] = (pa.ArrowException, OSError, EOFError)
-#: Rows of a row group at most: what a reader of one video has to decode.
-ROW_GROUP_ROWS = 65_536
+#: Rows of a row group at most: what a reader of one video has to fetch and decode.
+ROW_GROUP_ROWS = 32_768
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 
@@ -39,11 +38,6 @@ STATS_SCHEMA = pa.schema(
         ("comment_count", pa.int64()),
         ("seq", pa.int64()),
     ]
-)
-
-#: The same, for a writer that has the ids encoded already; the file does not differ.
-ENCODED_STATS_SCHEMA = STATS_SCHEMA.set(
-    0, pa.field("video_id", pa.dictionary(pa.int32(), pa.string()))
 )
 
 #: Samples appended by agents.
@@ -77,8 +71,20 @@ VISUALS_SCHEMA = pa.schema(
 
 #: Columns by which rows are in order over the whole file, where the schema has them.
 _SORTED_BY = ("video_id", "timestamp")
-#: Numbers that differ little from row to row in that order (measured against dictionary and plain).
-_DELTA = ("timestamp", "views", "likes", "comment_count", "seq", "published_at", "frame_index")
+#: Encodings by column, measured: docs/performance.md has the table. Other columns take a dictionary.
+_ENCODINGS = {
+    "timestamp": "PLAIN",  # repeats within a batch of samples: zstd finds them, deltas hide them
+    "views": "DELTA_BINARY_PACKED",
+    "likes": "DELTA_BINARY_PACKED",
+    "comment_count": "PLAIN",
+    "seq": "DELTA_BINARY_PACKED",
+    "published_at": "DELTA_BINARY_PACKED",
+    "frame_index": "DELTA_BINARY_PACKED",
+    "image": "PLAIN",
+}
+#: Ids in order: a dictionary would cost its codes, while zstd finds the repeats. (Delta encodings of text
+#: save another tenth, and pyarrow cannot read them as a dictionary.)
+_IDS_IN_ORDER = "PLAIN"
 
 
 def open_writer(
@@ -91,10 +97,11 @@ def open_writer(
     ``row_group_size=ROW_GROUP_ROWS`` with tables that may be larger. ``metadata`` goes to the footer; what
     is known only at the end is added with ``add_key_value_metadata`` before the writer is closed.
     """
-    delta = [name for name in _DELTA if name in schema.names]
-    plain = [name for name in schema.names if name == "image"]
-    dictionary = [name for name in schema.names if name not in (*delta, *plain)]
     ordered = all(name in schema.names for name in _SORTED_BY)
+    encodings = {name: _ENCODINGS[name] for name in schema.names if name in _ENCODINGS}
+    if ordered:
+        encodings["video_id"] = _IDS_IN_ORDER
+    dictionary = [name for name in schema.names if name not in encodings]
     order = [(name, "ascending") for name in _SORTED_BY]
     writer = ChecksummedWriter(
         where,
@@ -102,12 +109,12 @@ def open_writer(
         compression="zstd",
         compression_level=3,
         use_dictionary=_leaves(schema, dictionary),
-        column_encoding=dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
+        column_encoding=encodings,
         write_statistics=True,
         write_page_index=True,
         # without them a flipped byte decodes to other numbers in silence
         write_page_checksum=True,
-        # Parquet's own types say all; Arrow's would show how the writer held the ids
+        # Parquet's own types say all, and Arrow's would be a third of the footer
         store_schema=False,
         sorting_columns=pq.SortingColumn.from_ordering(schema, order) if ordered else None,
     )

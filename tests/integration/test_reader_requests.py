@@ -131,8 +131,11 @@ async def test_a_run_that_holds_the_control_row_delays_no_reader(
 
 
 async def test_late_rows_in_a_file_are_found_by_a_recent_read(
-    database: Database, vault: LocalVault, tmp_path: Path
+    database: Database, vault: LocalVault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # the partition of two hours ago is closed then, whatever the time of day
+    monkeypatch.setenv("STATS_PARTITION_HOURS", "1")
+    reset_settings()
     await record_samples(database, [Sample("late", RECENT, views=1)])
     await Archiver(database, vault).run(NOW + timedelta(days=1))
     await record_samples(database, [Sample("late", RECENT + timedelta(minutes=1), views=1)])

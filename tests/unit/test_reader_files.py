@@ -295,7 +295,10 @@ def test_the_cache_forgets_the_least_recently_used_beyond_its_bytes(store: Objec
     assert cache.get(replace(files[0], byte_size=1)) is None
 
 
-def test_adjacent_row_groups_are_one_request_and_at_most_two_at_once(store: ObjectStore) -> None:
+def test_adjacent_row_groups_are_one_request_and_so_many_at_once(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlas.archive.cold.PART_GROUPS", 2)
     cold = large(store)
     counted, spied = counting(store)
     assert read(spied, cold).num_rows == 24_000
