@@ -114,9 +114,18 @@ class ArchiverBusy(Conflict):
 
 
 class LeaseLost(Conflict):
-    """A lease or a fencing token is no longer the current one; nothing was changed."""
+    """A lease or a fencing token is no longer the current one; nothing was changed.
+
+    ``keys`` are the rows concerned, where there are several.
+    """
 
     hint = "drop this piece of work: another worker has it"
+
+    def __init__(
+        self, message: str, *, keys: tuple[str, ...] = (), hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.keys = keys
 
 
 class Damaged(AtlasError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -22,7 +22,9 @@ from atlas.types import Sample
 if TYPE_CHECKING:
     from atlas.db import Database
 
-__all__ = ["parse_sample", "record_samples"]
+__all__ = ["AHEAD", "parse_sample", "record_samples", "with_partitions"]
+
+T = TypeVar("T")
 
 #: How far ahead of the database's clock a sample may lie.
 AHEAD = timedelta(days=1)
@@ -67,10 +69,21 @@ async def record_samples(
                 await then(session, now)
             return written
 
+    return await with_partitions(database, write, lambda: taken)
+
+
+async def with_partitions(
+    database: Database, write: Callable[[], Awaitable[T]], samples: Callable[[], Sequence[Sample]]
+) -> T:
+    """Run ``write``, a whole transaction, again after making the partitions that its samples lack.
+
+    Raises `DatabaseUnavailable` where an archiver took them away every time.
+    """
+
     @retry_when_locked
     async def make_partitions() -> None:
         async with database.transaction() as session:
-            moments = {sample.timestamp for sample in taken}
+            moments = {sample.timestamp for sample in samples()}
             await Partitions(session).ensure(moments, get_settings().stats_partition_hours)
 
     for rounds_left in reversed(range(ROUNDS)):

@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from atlas.db import Database
+from atlas.repositories.leases import LeaseCounts, Leases
 from atlas.repositories.restored import Pin, Pins
-from atlas.repositories.search_queue import SearchQueueReader, SearchSummary
+from atlas.repositories.search_queue import HUNT, SearchQueueReader, SearchSummary
 from atlas.repositories.status import StatusReader, Tiers
-from atlas.repositories.videos import StatusSummary, VideoReader
-from atlas.repositories.watchlist import TierSummary, WatchlistReader
+from atlas.repositories.videos import COLLECTION, RETRACK, StatusSummary, VideoReader
+from atlas.repositories.watchlist import TRACK, TierSummary, WatchlistReader
+
+_QUEUES = (HUNT, TRACK, RETRACK, *COLLECTION.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class Status:
     watchlist: list[TierSummary]
     searches: list[SearchSummary]
     videos: list[StatusSummary]
+    #: What workers hold, and what was put aside.
+    work: list[LeaseCounts]
     #: Spans that were restored and stay hot until they are released.
     pins: list[Pin]
 
@@ -37,5 +42,6 @@ async def gather(database: Database) -> Status:
             watchlist=await WatchlistReader(session).summary(),
             searches=await SearchQueueReader(session).summary(),
             videos=await VideoReader(session).summary(),
+            work=[await Leases(session, queue).counts() for queue in _QUEUES],
             pins=await Pins(session).all(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import asyncpg
@@ -10,7 +11,8 @@ from sqlalchemy.dialects import postgresql
 
 from atlas.adapters.maia import MaiaDAO
 from atlas.db import Database
-from atlas.repositories.watchlist import CLAIM
+from atlas.repositories.leases import claim_statement
+from atlas.repositories.watchlist import TRACK
 from benchmarks.support import Result, stopwatch
 
 _ENTRIES = 100_000
@@ -19,7 +21,7 @@ _ROUNDS = 400
 
 
 async def measure(database: Database, folder: Path, rows: int) -> list[Result]:
-    statement = CLAIM
+    statement = claim_statement(TRACK)
     await _fill(database)
     dao = MaiaDAO(database)
     with stopwatch() as ours:
@@ -29,14 +31,23 @@ async def measure(database: Database, folder: Path, rows: int) -> list[Result]:
     with stopwatch() as session_way:
         for _ in range(_ROUNDS):
             async with database.transaction() as session:
-                assert len((await session.execute(statement, {"limit": _BATCH})).all()) == _BATCH
+                assert (
+                    len(
+                        (
+                            await session.execute(
+                                statement, {"limit": _BATCH, "token": uuid.uuid4()}
+                            )
+                        ).all()
+                    )
+                    == _BATCH
+                )
     await _fill(database)
     compiled = str(statement.compile(dialect=postgresql.asyncpg.dialect()))
     connection = await asyncpg.connect(await database.libpq_url())
     try:
         with stopwatch() as bare:
             for _ in range(_ROUNDS):
-                assert len(await connection.fetch(compiled, _BATCH)) == _BATCH
+                assert len(await connection.fetch(compiled, _BATCH, uuid.uuid4())) == _BATCH
     finally:
         await connection.close()
     claimed = _ROUNDS * _BATCH

@@ -46,7 +46,7 @@ class MaiaDAO(GhostTrackingMixin):
         Keys: id, query_term, next_page_token, last_searched_at, priority. `update_search_state`
         reports them.
         """
-        async with self.database.transaction() as session:
+        async with self.database.autocommit() as session:
             terms = await SearchQueue(session).claim(batch_size)
         return [
             {
@@ -129,7 +129,7 @@ class MaiaDAO(GhostTrackingMixin):
         an hour ago; 2: under 7 days, over 6 hours; 3: older, over 24 hours).
         `update_video_stats_batch` reports them.
         """
-        async with self.database.transaction() as session:
+        async with self.database.autocommit() as session:
             videos = await Videos(session).claim_stats(batch_size)
         return [
             {
@@ -197,7 +197,7 @@ class MaiaDAO(GhostTrackingMixin):
         return await self._fetch_work("visuals", batch_size)
 
     async def _fetch_work(self, work: Work, batch_size: int) -> list[dict[str, Any]]:
-        async with self.database.transaction() as session:
+        async with self.database.autocommit() as session:
             videos = await Videos(session).claim_work(work, batch_size)
         return [
             {

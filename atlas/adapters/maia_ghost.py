@@ -45,7 +45,7 @@ class GhostTrackingMixin:
 
         `update_watchlist_schedule` reports them.
         """
-        async with self.database.transaction() as session:
+        async with self.database.autocommit() as session:
             due = await Watchlist(session).claim(batch_size)
         return [
             {

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from atlas.cli import archiving, database, demo, doctor, importing, reading, services, vault
+from atlas.cli import archiving, database, demo, doctor, importing, reading, services, vault, work
 from atlas.cli.output import err, out
 from atlas.errors import ArchiverBusy, AtlasError, ConfigurationError, InvalidInput
 
@@ -72,6 +72,7 @@ def prepare(
 
 app.add_typer(database.app, name="db")
 app.add_typer(vault.app, name="vault")
+app.add_typer(work.app, name="work")
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_file)
 app.command("archive")(archiving.archive)

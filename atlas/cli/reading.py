@@ -109,6 +109,8 @@ def status(
         if found.searches:
             terms = [(one.status, number(one.terms), number(one.leased)) for one in found.searches]
             out.print(table("Search queue", ("status", ">terms", ">leased"), terms))
+        if aside := sum(one.quarantined for one in found.work):
+            out.print(f"in quarantine: {number(aside)} pieces of work, see `atlas work ls`")
         out.print(f"spool: {waiting(spool)}")
 
     answer(data, json, show)

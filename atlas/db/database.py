@@ -111,6 +111,16 @@ class Database:
 
         return _Opened(begin)
 
+    def autocommit(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session in which each statement is a transaction of its own: one round trip instead of three."""
+
+        async def begin(stack: AsyncExitStack) -> AsyncSession:
+            session = await self._open_session(stack)
+            await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            return session
+
+        return _Opened(begin)
+
     async def _open_session(self, stack: AsyncExitStack) -> AsyncSession:
         engine = await self.engine()
         stack.push(_translate_pool_timeout)

@@ -44,7 +44,8 @@ class VideoRecord(Base):
     """A video in collection. The janitor moves finished rows to the vault.
 
     Each kind of work (transcript, visuals, stats) has its own lease: ``*_leased_until`` is the
-    moment from which the row can be claimed again, ``*_attempts`` the claims since the last report.
+    moment from which the row can be claimed again, ``*_attempts`` the claims since the last report,
+    ``*_error`` why the last of them failed.
     No foreign key to ``channels``: collectors deliver in any order.
     """
 
@@ -75,6 +76,9 @@ class VideoRecord(Base):
     stats_leased_until: Mapped[UtcTimestamp | None]
     stats_lease: Mapped[LeaseToken | None]
     stats_attempts: Mapped[Attempts]
+    stats_error: Mapped[str | None]
+    transcript_error: Mapped[str | None]
+    visuals_error: Mapped[str | None]
 
     __table_args__ = (
         CheckConstraint("status IN ('PENDING', 'PROCESSING', 'DONE', 'FAILED')", name="status"),

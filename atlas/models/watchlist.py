@@ -37,6 +37,9 @@ class WatchlistEntry(Base):
     leased_until: Mapped[UtcTimestamp | None]
     lease: Mapped[LeaseToken | None]
     attempts: Mapped[Attempts]
+    error: Mapped[str | None]
+    #: Answers of the API in a row that left the video out.
+    omissions: Mapped[Attempts]
 
     __table_args__ = (
         CheckConstraint(
@@ -68,6 +71,7 @@ class SearchTerm(Base):
     leased_until: Mapped[UtcTimestamp | None]
     lease: Mapped[LeaseToken | None]
     attempts: Mapped[Attempts]
+    error: Mapped[str | None]
 
     __table_args__ = (
         CheckConstraint("status IN ('active', 'exhausted')", name="status"),

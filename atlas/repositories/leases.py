@@ -1,24 +1,40 @@
-"""The claim mechanism of every queue: one statement that leases the next rows of a table.
+"""The lease mechanism of every queue; docs/leases.md tells its states and what each crash leaves.
 
-A kind of work has three columns, ``<prefix>leased_until``, ``<prefix>lease`` and
-``<prefix>attempts``. A claim moves the row's "claimable from" time to the lease's end, so that it
-leaves the head of the queue's index, and counts an attempt. A report clears all three. Nothing ends
-a lease that ran out: the same statement finds the row claimable again, behind what has waited
-longer, and leases it for twice as long as before, so that work which nobody can finish fades from
-the head of the queue.
+A kind of work has four columns, ``<prefix>leased_until``, ``<prefix>lease``, ``<prefix>attempts`` and
+``<prefix>error``. A claim moves the row's "claimable from" time to the lease's end, so that it leaves the
+head of the queue's index, and counts an attempt. Nothing ends a lease that ran out: the same statement
+finds the row claimable again, behind what has waited longer, and leases it for twice as long as
+before, or, its attempts spent, puts it into quarantine.
 """
 
 from __future__ import annotations
 
+import functools
+import uuid
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
+import structlog
 from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.errors import InvalidInput
+from atlas.repositories.base import Repository, as_json, chunks
+
+log = structlog.get_logger()
 
 #: A first lease, and the longest one however often the work was not reported.
 LEASE = "interval '10 minutes'"
 LONGEST_LEASE = "interval '1 day'"
+#: Claims without a report after which a row is put aside: the last of them is about five days after
+#: the first, and longer than any outage that mends itself.
+MAX_ATTEMPTS = 10
+#: Characters of an error that are kept in the row.
+ERROR_LENGTH = 500
+#: Ids in a line of the log.
+_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +42,68 @@ class Queue:
     """Claimable rows of a table, in SQL; ``q`` is the row, ``(SELECT now FROM clock)`` the time.
 
     ``ready`` must be a condition that an index of the table serves, best in that index's ``order``;
-    ``returning`` is what the worker gets of the claimed row, before the lease's token.
+    ``returning`` is what the worker gets of the claimed row, before the facts of the lease.
     """
 
+    kind: str
     table: str
     key: str
     ready: str
     order: str
     returning: str
     prefix: str = ""
+    key_type: str = "text"
 
 
+class Ending(StrEnum):
+    """How a lease ends without its work being done."""
+
+    RELEASE = "release"
+    RETRY = "retry"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What becomes of a row. ``seconds`` until it is claimable again count for RETRY, ``error`` for FAIL."""
+
+    key: str
+    ending: Ending
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A row that nobody is given any more."""
+
+    kind: str
+    key: str
+    attempts: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseCounts:
+    """Rows of a kind that are leased now, wait after a failure, and are in quarantine."""
+
+    kind: str
+    leased: int
+    waiting: int
+    quarantined: int
+
+
+@functools.cache
 def claim_statement(queue: Queue) -> TextClause:
-    """SQL that claims up to ``:limit`` rows; yields ``returning`` and the token, in queue order.
+    """SQL that claims up to ``:limit`` rows under ``:token``, in queue order.
 
-    `SKIP LOCKED` lets any number of workers claim at once without waiting for each other. The
-    clock is read once, in a subquery, because an index cannot serve a comparison with a volatile
-    function.
+    Yields ``returning``, the token, the attempts, the database's time and the place. Rows whose attempts
+    are spent come with no token: they are in quarantine now. `SKIP LOCKED` lets any number of workers
+    claim at once without waiting for each other. The clock is read once, in a subquery, because an index
+    cannot serve a comparison with a volatile function.
     """
-    until, lease, attempts = (queue.prefix + name for name in ("leased_until", "lease", "attempts"))
+    until, lease, attempts, error = _columns(queue)
+    spent = f"q.{attempts} >= {MAX_ATTEMPTS}"
     return text(f"""
         WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
         picked AS MATERIALIZED (
@@ -55,19 +114,155 @@ def claim_statement(queue: Queue) -> TextClause:
         numbered AS MATERIALIZED (SELECT key, row_number() OVER () AS place FROM picked),
         claimed AS (
             UPDATE {queue.table} q
-            SET {until} = clock.now + least({LONGEST_LEASE}, {LEASE} * 2 ^ least(q.{attempts}, 16)),
-                {lease} = gen_random_uuid(),
-                {attempts} = least(q.{attempts}, 32766) + 1
+            SET {until} = CASE WHEN {spent} THEN 'infinity' ELSE clock.now + {_back_off(queue)} END,
+                {lease} = CASE WHEN NOT {spent} THEN CAST(:token AS uuid) END,
+                {attempts} = CASE WHEN {spent} THEN q.{attempts} ELSE q.{attempts} + 1 END,
+                {error} = CASE WHEN {spent}
+                    THEN coalesce(q.{error}, 'claimed ' || q.{attempts} || ' times, never reported')
+                    ELSE q.{error} END
             FROM numbered, clock WHERE q.{queue.key} = numbered.key
-            RETURNING {queue.returning}, q.{lease} AS lease, numbered.place
+            RETURNING {queue.returning}, q.{lease} AS lease, q.{attempts} AS attempts,
+                clock.now AS claimed_at, numbered.place, q.{queue.key} AS key
         )
         SELECT * FROM claimed ORDER BY place
         """)
 
 
+@functools.cache
+def _renew_statement(queue: Queue) -> TextClause:
+    until, *_ = _columns(queue)
+    return text(f"""
+        WITH {held(queue, f"CAST(:keys AS {queue.key_type}[])")}
+        UPDATE {queue.table} q
+        SET {until} = greatest(q.{until}, clock_timestamp() + {LEASE})
+        FROM held WHERE q.{queue.key} = held.key
+        RETURNING CAST(q.{queue.key} AS text)
+        """)
+
+
+@functools.cache
+def _settle_statement(queue: Queue) -> TextClause:
+    until, lease, attempts, error = _columns(queue)
+    return text(f"""
+        WITH ending AS MATERIALIZED (
+            SELECT * FROM jsonb_to_recordset(CAST(:endings AS jsonb)) AS e(
+                key {queue.key_type}, ending text, seconds double precision, error text)
+        ),
+        {held(queue, "ARRAY(SELECT key FROM ending)")}
+        UPDATE {queue.table} q
+        SET {lease} = NULL,
+            {until} = CASE e.ending
+                WHEN 'retry' THEN clock_timestamp() + make_interval(secs => e.seconds)
+                WHEN 'fail' THEN CASE WHEN q.{attempts} >= {MAX_ATTEMPTS} THEN 'infinity'
+                    ELSE clock_timestamp() + {_back_off(queue)} END
+                END,
+            {attempts} = q.{attempts} - CASE WHEN e.ending = 'fail' OR q.{attempts} = 0 THEN 0 ELSE 1 END,
+            {error} = CASE WHEN e.ending = 'fail' THEN e.error ELSE q.{error} END
+        FROM ending e, held WHERE q.{queue.key} = held.key AND e.key = held.key
+        RETURNING CAST(q.{queue.key} AS text), q.{until} = 'infinity'
+        """)
+
+
+class Leases(Repository):
+    """Leases of one kind of work."""
+
+    def __init__(self, session: AsyncSession, queue: Queue) -> None:
+        super().__init__(session)
+        self.queue = queue
+
+    async def claim(self, limit: int, token: uuid.UUID | None = None) -> list[tuple[Any, ...]]:
+        """Lease up to ``limit`` rows, earliest first: ``returning``, lease, attempts, claimed_at.
+
+        Those that are put into quarantine instead are logged and do not come.
+        """
+        values = {"limit": check_limit(limit), "token": token or uuid.uuid4()}
+        rows = (await self.session.execute(claim_statement(self.queue), values)).all()
+        self._tell_quarantined([row.key for row in rows if row.lease is None])
+        return [tuple(row[:-2]) for row in rows if row.lease is not None]
+
+    async def renew(self, token: uuid.UUID, keys: Iterable[str | int]) -> set[str]:
+        """Prolong leases to ten minutes from now; gives the keys of those still held."""
+        values = {"token": token, "keys": list(keys)}
+        return set(await self.session.scalars(_renew_statement(self.queue), values))
+
+    async def settle(self, token: uuid.UUID, endings: Sequence[Unfinished]) -> set[str]:
+        """End leases whose work is not done; gives the keys of those that were still held."""
+        settled: set[str] = set()
+        for part in chunks(sorted(endings, key=lambda ending: ending.key)):
+            values = {"token": token, "endings": as_json(part)}
+            rows = (await self.session.execute(_settle_statement(self.queue), values)).all()
+            settled.update(key for key, _ in rows)
+            self._tell_quarantined([key for key, quarantined in rows if quarantined])
+        return settled
+
+    async def requeue(self, keys: Iterable[str | int] | None = None) -> int:
+        """Bring rows out of quarantine, claimable at once; None is all. Returns how many there were."""
+        queue = self.queue
+        until = queue.prefix + "leased_until"
+        among = f"AND {queue.key} = ANY (CAST(:keys AS {queue.key_type}[]))"
+        statement = f"""
+            WITH locked AS MATERIALIZED (
+                SELECT {queue.key} AS key FROM {queue.table}
+                WHERE {until} = 'infinity' {'' if keys is None else among}
+                ORDER BY {queue.key} FOR UPDATE
+            )
+            UPDATE {queue.table} q SET {release(queue.prefix)}
+            FROM locked WHERE q.{queue.key} = locked.key RETURNING 1
+            """
+        values = {} if keys is None else {"keys": list(keys)}
+        return len((await self.session.execute(text(statement), values)).all())
+
+    async def quarantined(self, limit: int) -> list[Quarantined]:
+        """Rows in quarantine, by key."""
+        queue = self.queue
+        rows = await self.session.execute(
+            text(f"""
+                SELECT CAST({queue.key} AS text), {queue.prefix}attempts, {queue.prefix}error
+                FROM {queue.table} WHERE {queue.prefix}leased_until = 'infinity'
+                ORDER BY {queue.key} LIMIT :limit
+                """),
+            {"limit": check_limit(limit)},
+        )
+        return [Quarantined(queue.kind, *row) for row in rows]
+
+    async def counts(self) -> LeaseCounts:
+        """How many rows are leased, wait, and are in quarantine. Reads the whole table."""
+        until, lease, *_ = _columns(self.queue)
+        row = (await self.session.execute(text(f"""
+                    SELECT count(*) FILTER (WHERE {lease} IS NOT NULL),
+                           count(*) FILTER (WHERE {lease} IS NULL AND {until} < 'infinity'),
+                           count(*) FILTER (WHERE {until} = 'infinity')
+                    FROM {self.queue.table}
+                    WHERE {until} > now()
+                    """))).one()
+        return LeaseCounts(self.queue.kind, *row)
+
+    def _tell_quarantined(self, keys: Sequence[object]) -> None:
+        if keys:
+            log.warning(
+                "work_quarantined",
+                kind=self.queue.kind,
+                rows=len(keys),
+                keys=[str(key) for key in keys[:_SHOWN]],
+                hint=f"see `atlas work ls`, and bring it back by `atlas work requeue {self.queue.kind}`",
+            )
+
+
+def held(queue: Queue, keys: str) -> str:
+    """A common table expression ``held(key)``: of ``keys`` (SQL), those under the lease ``:token``.
+
+    They are locked, in the order of their keys, as in every statement that locks several rows.
+    """
+    return f"""held AS MATERIALIZED (
+            SELECT q.{queue.key} AS key FROM {queue.table} q
+            WHERE q.{queue.key} = ANY ({keys}) AND q.{queue.prefix}lease = :token
+            ORDER BY q.{queue.key} FOR UPDATE
+        )"""
+
+
 def release(prefix: str = "") -> str:
     """The assignments by which a report ends a lease."""
-    return f"{prefix}leased_until = NULL, {prefix}lease = NULL, {prefix}attempts = 0"
+    return f"{prefix}leased_until = NULL, {prefix}lease = NULL, {prefix}attempts = 0, {prefix}error = NULL"
 
 
 def check_limit(limit: int) -> int:
@@ -80,3 +275,12 @@ def check_limit(limit: int) -> int:
         value=limit,
         hint="give a whole number, 0 or more",
     )
+
+
+def _back_off(queue: Queue) -> str:
+    attempts = f"q.{queue.prefix}attempts"
+    return f"least({LONGEST_LEASE}, {LEASE} * 2 ^ least({attempts}, 16))"
+
+
+def _columns(queue: Queue) -> list[str]:
+    return [queue.prefix + name for name in ("leased_until", "lease", "attempts", "error")]

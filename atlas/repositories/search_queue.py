@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import text
 
 from atlas.errors import InvalidInput, LeaseLost, NotFound
-from atlas.repositories.base import Repository, chunks
-from atlas.repositories.leases import Queue, check_limit, claim_statement, release
+from atlas.repositories.base import Repository, as_json, chunks
+from atlas.repositories.leases import Leases, Queue, held, release
 from atlas.types import SearchStatus
 
 #: Longest search term in characters: the unique index takes no more than 2,704 bytes.
 MAX_TERM = 500
 
 # Terms on lease stay in the index that gives the order and are passed over: the queue is small.
-CLAIM = claim_statement(
-    Queue(
-        table="search_queue",
-        key="id",
-        ready="""q.status = 'active'
-            AND (q.leased_until IS NULL OR q.leased_until <= (SELECT now FROM clock))""",
-        order="q.priority DESC, q.mention_count DESC, q.id",
-        returning="q.id, q.query_term, q.next_page_token, q.last_searched_at, q.priority",
-    )
+HUNT = Queue(
+    kind="hunt",
+    table="search_queue",
+    key="id",
+    key_type="bigint",
+    ready="""q.status = 'active'
+        AND (q.leased_until IS NULL OR q.leased_until <= (SELECT now FROM clock))""",
+    order="q.priority DESC, q.mention_count DESC, q.id",
+    returning="q.id, q.query_term, q.next_page_token, q.last_searched_at, q.priority",
 )
 
 _ADD = text("""
@@ -43,6 +43,19 @@ _REPORT = text(f"""
         result_count_total = result_count_total + :results, {release()}
     WHERE id = :id AND (CAST(:lease AS uuid) IS NULL OR lease = :lease)
     RETURNING id
+    """)
+
+_RECORD = text(f"""
+    WITH report AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
+            key bigint, next_page_token text, results bigint, status text)
+    ),
+    {held(HUNT, "ARRAY(SELECT key FROM report)")}
+    UPDATE search_queue q
+    SET next_page_token = r.next_page_token, status = r.status, last_searched_at = clock_timestamp(),
+        result_count_total = q.result_count_total + r.results, {release()}
+    FROM report r, held WHERE q.id = held.key AND r.key = held.key
+    RETURNING CAST(q.id AS text)
     """)
 
 _SUMMARY = text("""
@@ -61,6 +74,18 @@ class LeasedTerm:
     last_searched_at: datetime | None
     priority: int
     lease: uuid.UUID
+    attempts: int
+    claimed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SearchReport:
+    """A page of results was read: where to go on, how many there were, and whether there are more."""
+
+    key: str
+    next_page_token: str | None
+    results: int
+    status: SearchStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +133,12 @@ class SearchQueue(SearchQueueReader):
 
     async def claim(self, limit: int) -> list[LeasedTerm]:
         """Lease up to ``limit`` active terms: highest priority first, then most often mentioned."""
-        rows = await self.session.execute(CLAIM, {"limit": check_limit(limit)})
-        return [LeasedTerm(*row[:-1]) for row in rows]
+        return [LeasedTerm(*row) for row in await Leases(self.session, HUNT).claim(limit)]
+
+    async def record(self, token: uuid.UUID, reports: Sequence[SearchReport]) -> set[str]:
+        """Record searches and end their leases; gives the ids of those that were still held."""
+        values = {"token": token, "reports": as_json(reports)}
+        return set(await self.session.scalars(_RECORD, values))
 
     async def report(
         self,

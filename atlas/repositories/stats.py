@@ -35,6 +35,18 @@ _UPSERT = text("""
     SET views = excluded.views, likes = excluded.likes, comment_count = excluded.comment_count
     """)
 
+#: As part of a statement: writes the samples of ``report(video_id, timestamp, views, likes,
+#: comment_count)`` whose ids are ``held(key)``. No timestamp: no sample.
+INSERT_SAMPLES = f"""
+    INSERT INTO video_stats_log (video_id, timestamp, views, likes, comment_count)
+    SELECT r.video_id, r.timestamp, r.views, r.likes, r.comment_count
+    FROM report r JOIN held ON held.key = r.video_id
+    WHERE r.timestamp IS NOT NULL AND r.video_id NOT IN (SELECT video_id {FORGOTTEN})
+    ORDER BY r.video_id, r.timestamp
+    ON CONFLICT (video_id, timestamp) DO UPDATE
+    SET views = excluded.views, likes = excluded.likes, comment_count = excluded.comment_count
+    """
+
 _ANY_FORGOTTEN = text(f"SELECT EXISTS (SELECT {FORGOTTEN})")
 _FORGOTTEN_AMONG = text(f"SELECT video_id {FORGOTTEN} AND video_id = ANY(CAST(:ids AS text[]))")
 
@@ -51,7 +63,7 @@ class Stats(Repository):
         is negative or no 64-bit integer. A sample without a partition is SQLSTATE 23514 without a
         constraint.
         """
-        newest = await self._allowed(_checked(samples, latest))
+        newest = await self._allowed(checked(samples, latest))
         # rows are locked in the order of the arrays: one order for everybody, and no deadlock
         for part in chunks([newest[key] for key in sorted(newest)]):
             if len(part) >= _COPY_FROM and await self._copied(part):
@@ -114,8 +126,8 @@ def check_counter(value: object, field: str, row: int | None = None) -> int | No
     )
 
 
-def _checked(samples: Sequence[Sample], latest: datetime) -> dict[tuple[str, datetime], Sample]:
-    """The last sample of each (video_id, timestamp). Every sample passes here: kept quick."""
+def checked(samples: Sequence[Sample], latest: datetime) -> dict[tuple[str, datetime], Sample]:
+    """The last sample of each (video_id, timestamp), or `InvalidInput`. Every sample passes: kept quick."""
     newest = {}
     for row, sample in enumerate(samples):
         video_id, moment = check_id(sample.video_id, row=row), sample.timestamp

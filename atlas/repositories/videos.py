@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
@@ -22,8 +22,9 @@ from atlas.repositories.base import (
     on_conflict,
 )
 from atlas.repositories.channels import UPSERT_CHANNELS, checked_channels
-from atlas.repositories.leases import Queue, check_limit, claim_statement, release
-from atlas.types import Channel, Video, VideoStatus, check_id, utc
+from atlas.repositories.leases import Leases, Queue, held, release
+from atlas.repositories.stats import INSERT_SAMPLES
+from atlas.types import Channel, Sample, Video, VideoStatus, check_id, utc
 
 #: Work on a video that finishes once: each kind has its own batches, leases and fact.
 Work = Literal["transcript", "visuals"]
@@ -38,33 +39,36 @@ _PRIORITY = """
 """
 
 # the index finds what may be due, the rest of the condition what is
-STATS_CLAIM = claim_statement(
-    Queue(
-        table="videos",
-        key="id",
-        ready=f"""{STATS_DUE} <= (SELECT timezone('UTC', now) FROM clock)
-            AND (last_updated_at IS NULL OR (SELECT now FROM clock) - last_updated_at >
-                 CASE {_PRIORITY} WHEN 1 THEN interval '1 hour' WHEN 2 THEN interval '6 hours'
-                 ELSE interval '24 hours' END)""",
-        order=f"{_PRIORITY}, last_updated_at NULLS FIRST, discovered_at",
-        returning=f"q.id, q.title, q.published_at, q.last_updated_at, {_PRIORITY} AS priority",
-        prefix="stats_",
-    )
+RETRACK = Queue(
+    kind="retrack",
+    table="videos",
+    key="id",
+    ready=f"""{STATS_DUE} <= (SELECT timezone('UTC', now) FROM clock)
+        AND (last_updated_at IS NULL OR (SELECT now FROM clock) - last_updated_at >
+             CASE {_PRIORITY} WHEN 1 THEN interval '1 hour' WHEN 2 THEN interval '6 hours'
+             ELSE interval '24 hours' END)""",
+    order=f"{_PRIORITY}, last_updated_at NULLS FIRST, discovered_at",
+    returning=f"q.id, q.title, q.published_at, q.last_updated_at, {_PRIORITY} AS priority",
+    prefix="stats_",
 )
 
-WORK_CLAIMS = {
-    work: claim_statement(
-        Queue(
-            table="videos",
-            key="id",
-            ready=f"""NOT has_{work} AND status IN ('PENDING', 'PROCESSING')
-                AND coalesce({work}_leased_until, discovered_at) <= (SELECT now FROM clock)""",
-            order=f"priority DESC, coalesce({work}_leased_until, discovered_at)",
-            returning="q.id, q.title, q.published_at, q.discovered_at",
-            prefix=f"{work}_",
-        )
+
+def _collection(work: Work) -> Queue:
+    return Queue(
+        kind=work,
+        table="videos",
+        key="id",
+        ready=f"""NOT has_{work} AND status IN ('PENDING', 'PROCESSING')
+            AND coalesce({work}_leased_until, discovered_at) <= (SELECT now FROM clock)""",
+        order=f"priority DESC, coalesce({work}_leased_until, discovered_at)",
+        returning="q.id, q.title, q.published_at, q.discovered_at",
+        prefix=f"{work}_",
     )
-    for work in ("transcript", "visuals")
+
+
+COLLECTION: dict[Work, Queue] = {
+    "transcript": _collection("transcript"),
+    "visuals": _collection("visuals"),
 }
 
 _WORK_DONE = {
@@ -73,6 +77,27 @@ _WORK_DONE = {
     )
     for work in ("transcript", "visuals")
 }
+
+_COLLECTED = {work: text(f"""
+        WITH {held(queue, "CAST(:ids AS text[])")}
+        UPDATE videos q SET has_{work} = true, {release(queue.prefix)}
+        FROM held WHERE q.id = held.key RETURNING q.id
+        """) for work, queue in COLLECTION.items()}
+
+# What of a sample is written stands or falls together with the lease.
+_RECORD = text(f"""
+    WITH report AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
+            video_id text COLLATE "C", timestamp timestamptz, views bigint, likes bigint,
+            comment_count bigint)
+    ),
+    {held(RETRACK, "ARRAY(SELECT video_id FROM report)")},
+    samples AS ({INSERT_SAMPLES})
+    UPDATE videos q
+    SET last_updated_at = greatest(q.last_updated_at, r.timestamp), {release("stats_")}
+    FROM report r, held WHERE q.id = held.key AND r.video_id = held.key
+    RETURNING q.id
+    """)
 
 _FACTS = {
     "title": "coalesce(nullif(excluded.title, ''), v.title)",
@@ -127,8 +152,12 @@ _SAMPLED = text(
 
 _REQUEUE = text(
     _LOCKED.format(
-        assignments="status = 'PENDING', " + release("transcript_") + ", " + release("visuals_"),
-        condition="AND v.status = 'FAILED'",
+        assignments="status = CASE v.status WHEN 'FAILED' THEN 'PENDING' ELSE v.status END, "
+        + release("transcript_")
+        + ", "
+        + release("visuals_"),
+        condition="""AND (v.status = 'FAILED' OR v.transcript_leased_until = 'infinity'
+            OR v.visuals_leased_until = 'infinity')""",
     )
 )
 
@@ -149,6 +178,8 @@ class OpenVideo:
     published_at: datetime | None
     discovered_at: datetime
     lease: uuid.UUID
+    attempts: int
+    claimed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +192,8 @@ class StaleVideo:
     last_updated_at: datetime | None
     priority: int
     lease: uuid.UUID
+    attempts: int
+    claimed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +259,8 @@ class Videos(VideoReader):
 
     async def claim_work(self, work: Work, limit: int) -> list[OpenVideo]:
         """Lease up to ``limit`` open videos that lack ``work``: highest priority first, then oldest."""
-        rows = await self.session.execute(WORK_CLAIMS[work], {"limit": check_limit(limit)})
-        return [OpenVideo(*row[:-1]) for row in rows]
+        rows = await Leases(self.session, COLLECTION[work]).claim(limit)
+        return [OpenVideo(*row) for row in rows]
 
     async def claim_stats(self, limit: int) -> list[StaleVideo]:
         """Lease up to ``limit`` videos whose counters are due, most urgent first, then longest unsampled.
@@ -237,8 +270,21 @@ class Videos(VideoReader):
         from discovery where that is not known. The status plays no part: a video that is done, or
         failed in collection, still has counters.
         """
-        rows = await self.session.execute(STATS_CLAIM, {"limit": check_limit(limit)})
-        return [StaleVideo(*row[:-1]) for row in rows]
+        return [StaleVideo(*row) for row in await Leases(self.session, RETRACK).claim(limit)]
+
+    async def record(self, token: uuid.UUID, samples: Sequence[Sample]) -> set[str]:
+        """Write samples and end the stats leases, in one statement; gives the ids still held.
+
+        For the others nothing is written, no sample either. SQLSTATE 23514 without a constraint: a
+        sample has no partition.
+        """
+        values = {"token": token, "reports": as_json(samples)}
+        return set(await self.session.scalars(_RECORD, values))
+
+    async def collected(self, token: uuid.UUID, work: Work, video_ids: Iterable[str]) -> set[str]:
+        """Record that ``work`` is in the vault and end the leases; gives the ids still held."""
+        values = {"token": token, "ids": list(video_ids)}
+        return set(await self.session.scalars(_COLLECTED[work], values))
 
     async def sampled(self, video_ids: Iterable[str], at: datetime) -> set[str]:
         """Record that counters were fetched, and end the stats leases; returns the ids there were."""
@@ -264,6 +310,9 @@ class Videos(VideoReader):
         return result.scalar() is not None
 
     async def requeue(self, video_ids: Iterable[str]) -> int:
-        """Bring FAILED videos back to PENDING, claimable at once; returns how many there were."""
+        """Bring FAILED videos back to PENDING, and those in quarantine; claimable at once.
+
+        Returns how many there were.
+        """
         result = await self.session.execute(_REQUEUE, {"ids": list(video_ids)})
         return len(result.all())

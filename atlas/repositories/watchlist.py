@@ -10,17 +10,18 @@ from datetime import datetime
 from sqlalchemy import text
 
 from atlas.repositories.base import Repository, as_json, chunks
-from atlas.repositories.leases import Queue, check_limit, claim_statement, release
+from atlas.repositories.leases import Leases, Queue, held, release
+from atlas.repositories.stats import INSERT_SAMPLES
 from atlas.types import TrackingTier, check_id, utc
 
-CLAIM = claim_statement(
-    Queue(
-        table="watchlist",
-        key="video_id",
-        ready="coalesce(q.leased_until, q.next_track_at) <= (SELECT now FROM clock)",
-        order="coalesce(q.leased_until, q.next_track_at)",
-        returning="q.video_id, q.tracking_tier, q.last_tracked_at, q.next_track_at",
-    )
+TRACK = Queue(
+    kind="track",
+    table="watchlist",
+    key="video_id",
+    ready="coalesce(q.leased_until, q.next_track_at) <= (SELECT now FROM clock)",
+    order="coalesce(q.leased_until, q.next_track_at)",
+    returning="q.video_id, q.tracking_tier, q.last_tracked_at, q.next_track_at, "
+    "q.published_at, q.last_views, q.omissions",
 )
 
 # The newest report of a video in the batch is the one that counts. A worker's clock may be wrong: a
@@ -46,12 +47,36 @@ _REPORT = text(f"""
         last_views = coalesce(r.views, w.last_views),
         last_likes = coalesce(r.likes, w.last_likes),
         last_comment_count = coalesce(r.comment_count, w.last_comment_count),
+        omissions = 0,
         {release()}
     FROM report r, locked
     WHERE w.video_id = locked.video_id AND r.video_id = locked.video_id
       AND (w.last_tracked_at IS NULL OR w.last_tracked_at <= r.last_tracked_at)
       AND (r.lease IS NULL OR r.lease = w.lease)
     RETURNING w.video_id
+    """)
+
+# What of a sample is written, and the new schedule, stand or fall together with the lease.
+_RECORD = text(f"""
+    WITH report AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
+            video_id text COLLATE "C", tracking_tier text, next_track_at timestamptz,
+            timestamp timestamptz, views bigint, likes bigint, comment_count bigint,
+            omissions smallint)
+    ),
+    {held(TRACK, "ARRAY(SELECT video_id FROM report)")},
+    samples AS ({INSERT_SAMPLES})
+    UPDATE watchlist q
+    SET tracking_tier = r.tracking_tier,
+        next_track_at = r.next_track_at,
+        last_tracked_at = coalesce(r.timestamp, q.last_tracked_at),
+        last_views = coalesce(r.views, q.last_views),
+        last_likes = coalesce(r.likes, q.last_likes),
+        last_comment_count = coalesce(r.comment_count, q.last_comment_count),
+        omissions = r.omissions,
+        {release()}
+    FROM report r, held WHERE q.video_id = held.key AND r.video_id = held.key
+    RETURNING q.video_id
     """)
 
 _ADD = text("""
@@ -72,7 +97,7 @@ _ADD = text("""
 _SUMMARY = text("""
     SELECT tracking_tier, count(*),
            count(*) FILTER (WHERE coalesce(leased_until, next_track_at) <= now()),
-           count(*) FILTER (WHERE leased_until > now())
+           count(*) FILTER (WHERE leased_until > now() AND lease IS NOT NULL)
     FROM watchlist GROUP BY tracking_tier ORDER BY tracking_tier
     """)
 
@@ -93,13 +118,22 @@ class NewEntry:
 
 @dataclass(frozen=True, slots=True)
 class DueVideo:
-    """A leased entry. ``lease`` is its token; ``next_track_at`` when it had been due."""
+    """A leased entry. ``lease`` is its token; ``next_track_at`` when it had been due.
+
+    ``omissions`` counts the answers in a row that left it out, ``attempts`` the claims since the last
+    report; ``claimed_at`` is the database's time.
+    """
 
     video_id: str
     tracking_tier: str
     last_tracked_at: datetime | None
     next_track_at: datetime
+    published_at: datetime | None
+    last_views: int | None
+    omissions: int
     lease: uuid.UUID
+    attempts: int
+    claimed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +152,20 @@ class TrackingReport:
     likes: int | None = None
     comment_count: int | None = None
     lease: uuid.UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of asking for a video: a sample at ``timestamp``, or None and one omission more."""
+
+    video_id: str
+    tracking_tier: TrackingTier
+    next_track_at: datetime
+    timestamp: datetime | None
+    views: int | None
+    likes: int | None
+    comment_count: int | None
+    omissions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +204,16 @@ class Watchlist(WatchlistReader):
 
     async def claim(self, limit: int) -> list[DueVideo]:
         """Lease up to ``limit`` due videos, earliest first."""
-        rows = await self.session.execute(CLAIM, {"limit": check_limit(limit)})
-        return [DueVideo(*row[:-1]) for row in rows]
+        return [DueVideo(*row) for row in await Leases(self.session, TRACK).claim(limit)]
+
+    async def record(self, token: uuid.UUID, outcomes: Sequence[Recorded]) -> set[str]:
+        """Write samples, reschedule and end leases, in one statement; gives the ids still held.
+
+        For the others nothing is written, no sample either. SQLSTATE 23514 without a constraint: a
+        sample has no partition.
+        """
+        values = {"token": token, "reports": as_json(outcomes)}
+        return set(await self.session.scalars(_RECORD, values))
 
     async def report(self, reports: Sequence[TrackingReport]) -> set[str]:
         """Record samplings, end their leases; returns the ids of the entries that were changed.

@@ -1,5 +1,22 @@
-"""When a video is sampled next."""
+"""Which work is done next, by whom, and when a video is sampled again.
 
-from atlas.scheduling.policies import AgePolicy, Schedule
+See docs/leases.md and docs/scheduling.md.
+"""
 
-__all__ = ["AgePolicy", "Schedule"]
+from atlas.scheduling.items import CollectItem, Item, RetrackItem, SearchItem, TrackItem
+from atlas.scheduling.policies import AgePolicy, Observation, Policy, Schedule
+from atlas.scheduling.work import Batch, Work
+
+__all__ = [
+    "AgePolicy",
+    "Batch",
+    "CollectItem",
+    "Item",
+    "Observation",
+    "Policy",
+    "RetrackItem",
+    "Schedule",
+    "SearchItem",
+    "TrackItem",
+    "Work",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from atlas.types import TrackingTier, utc
 
@@ -25,6 +26,30 @@ class Schedule:
 
     tier: TrackingTier
     next_track_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A sample just taken, and the one before it as far as the watchlist knows it.
+
+    ``tier`` is the one the video has; None asks for one afresh. All times are timezone-aware.
+    """
+
+    video_id: str
+    published_at: datetime | None
+    tier: TrackingTier | None
+    sampled_at: datetime
+    views: int | None
+    previous_at: datetime | None
+    previous_views: int | None
+
+
+class Policy(Protocol):
+    """Says when a video that was just sampled is due again. Pure: told everything, reads no clock."""
+
+    def schedule(self, seen: Observation) -> Schedule:
+        """The tier from now on, and the next time."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +78,7 @@ class AgePolicy:
         """The tier, and when a video that is sampled at ``now`` is due again."""
         tier = self.tier(published_at, now, current)
         return Schedule(tier, utc(now, field="now") + INTERVALS[tier])
+
+    def schedule(self, seen: Observation) -> Schedule:
+        """`next` after a sample."""
+        return self.next(seen.published_at, seen.sampled_at, seen.tier)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import TextClause, text
@@ -15,6 +16,7 @@ from atlas.adapters.maia import MaiaDAO
 from atlas.db import Database
 from atlas.errors import InvalidInput
 from atlas.repositories import search_queue, videos, watchlist
+from atlas.repositories.leases import claim_statement
 from tests.support.sql import execute, fetch, scalar
 
 Batch = list[dict[str, Any]]
@@ -81,7 +83,7 @@ KINDS = {
         "INSERT INTO search_queue (query_term) SELECT 'term ' || g FROM generate_series(1, :n) g",
         lambda dao, n: dao.fetch_hunter_batch(n),
         lambda dao, key: dao.update_search_state(key, None, 1, "exhausted"),
-        search_queue.CLAIM,
+        claim_statement(search_queue.HUNT),
         "idx_search_queue_claim",
     ),
     "tracker": Kind(
@@ -91,7 +93,7 @@ KINDS = {
         _VIDEOS,
         lambda dao, n: dao.fetch_tracker_targets(n),
         lambda dao, key: dao.update_video_stats_batch([{"id": key}]),
-        videos.STATS_CLAIM,
+        claim_statement(videos.RETRACK),
         "idx_video_stats_claim",
     ),
     "scribe": Kind(
@@ -101,7 +103,7 @@ KINDS = {
         _VIDEOS,
         lambda dao, n: dao.fetch_scribe_batch(n),
         lambda dao, key: dao.mark_video_transcript_safe(key),
-        videos.WORK_CLAIMS["transcript"],
+        claim_statement(videos.COLLECTION["transcript"]),
         "idx_video_transcript_claim",
     ),
     "painter": Kind(
@@ -111,7 +113,7 @@ KINDS = {
         _VIDEOS,
         lambda dao, n: dao.fetch_painter_batch(n),
         lambda dao, key: dao.mark_video_visuals_safe(key),
-        videos.WORK_CLAIMS["visuals"],
+        claim_statement(videos.COLLECTION["visuals"]),
         "idx_video_visuals_claim",
     ),
     "watchlist": Kind(
@@ -123,7 +125,7 @@ KINDS = {
         "FROM generate_series(1, :n) g",
         lambda dao, n: dao.fetch_tracking_batch(n),
         _report_tracking,
-        watchlist.CLAIM,
+        claim_statement(watchlist.TRACK),
         "idx_watchlist_next_track",
     ),
 }
@@ -211,7 +213,9 @@ async def test_a_claim_that_is_not_committed_gives_the_work_back_at_once(
 ) -> None:
     await execute(database, kind.fill, n=3)
     async with database.session() as session:
-        assert len((await session.execute(kind.statement, {"limit": 3})).all()) == 3
+        assert (
+            len((await session.execute(kind.statement, {"limit": 3, "token": uuid4()})).all()) == 3
+        )
         assert await kind.claim(dao, 3) == []  # locked, and passed over without waiting
     assert len(await kind.claim(dao, 3)) == 3
 
@@ -246,7 +250,7 @@ async def test_a_claim_reads_its_index_and_never_the_whole_table(
     async with database.transaction() as session:
         await session.execute(text(f"ANALYZE {kind.table}"))
         explain = text(f"EXPLAIN (FORMAT JSON) {kind.statement.text}")
-        plan = await session.scalar(explain, {"limit": 50})
+        plan = await session.scalar(explain, {"limit": 50, "token": uuid4()})
     tree = nodes(plan[0]["Plan"])
     (scan,) = [node for node in tree if node.get("Index Name") == kind.index]
     # with the time in the index, what is not due yet is never looked at

@@ -14,7 +14,7 @@ from atlas.errors import InvalidInput
 from atlas.models.videos import STATS_DUE
 from atlas.repositories.base import CHUNK
 from atlas.repositories.channels import Channels
-from atlas.repositories.videos import STATS_CLAIM, StatusSummary, Videos, Work
+from atlas.repositories.videos import RETRACK, StatusSummary, Videos, Work
 from atlas.types import Channel, Video, VideoStatus
 from tests.support.sql import execute, fetch, scalar
 
@@ -376,4 +376,4 @@ async def test_a_time_range_of_samples_is_found_by_its_index(database: Database)
 
 def test_the_index_condition_is_the_models() -> None:
     # an expression index serves only a query that spells it the same way
-    assert STATS_DUE in STATS_CLAIM.text
+    assert STATS_DUE in RETRACK.ready
