@@ -112,7 +112,8 @@ def in_files(folder: Path, *, damaged: bool = False) -> set[Key]:
     keys: set[Key] = set()
     for path in sorted(folder.rglob("*.parquet")):
         try:
-            table = pq.ParquetFile(path).read(columns=["video_id", "timestamp"])
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read(columns=["video_id", "timestamp"])
         except (pa.ArrowException, OSError):
             if damaged:
                 continue
