@@ -1,6 +1,7 @@
 """Runs every measurement (or those named) on a database of its own and prints one table.
 
 Usage: python -m benchmarks [archive|ingest|claims|import|encodings|read ...] [--rows N] [--days N]
+       python -m benchmarks claims [--entries N N ...]
        python -m benchmarks memory
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
@@ -69,6 +70,13 @@ def main() -> None:
         type=int,
         help=f"daily files of the read run (60), simulated days of retention ({load.days})",
     )
+    parser.add_argument(
+        "--entries",
+        type=int,
+        nargs="+",
+        default=[100_000, 1_000_000],
+        help="sizes of the watchlist of the claims run",
+    )
     parser.add_argument("--videos", type=int, default=load.videos_a_day, help="new videos a day")
     parser.add_argument("--hot-max-bytes", type=int, default=load.hot_max_bytes, help="the budget")
     parser.add_argument(
@@ -81,6 +89,7 @@ def main() -> None:
     )
     known = SUITES | {
         "read": functools.partial(reading.measure, days=arguments.days or 60),
+        "claims": functools.partial(claiming.measure, entries=arguments.entries),
         "memory": memory.measure,
         "retention": functools.partial(retention.measure, load=load),
     }

@@ -1,71 +1,252 @@
-"""Claims of the watchlist through the DAO, beside the same SQL through AsyncSession and bare asyncpg."""
+"""Claim and reschedule the watchlist: through `Work`, the same SQL through AsyncSession, and bare asyncpg.
+
+Beside them two job queues with as much no-op work, and the same claims while an old snapshot is held.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
 
-from atlas.adapters.maia import MaiaDAO
 from atlas.db import Database
 from atlas.repositories.leases import claim_statement
-from atlas.repositories.watchlist import TRACK
-from benchmarks.support import Result, stopwatch
+from atlas.repositories.watchlist import _RECORD, TRACK
+from atlas.scheduling import Work
+from benchmarks import queues
+from benchmarks.support import Result, scratch_database, stopwatch
 
-_ENTRIES = 100_000
 _BATCH = 50
-_ROUNDS = 400
+#: Cycles of each measurement, shared by its workers.
+_CYCLES = 400
+_JOBS = 10_000
+#: Cycles while a snapshot is held: as many as a busy collector has in some minutes.
+_HELD_CYCLES = 6_000
+
+#: One cycle: claim a batch and report it; gives the seconds that the claim took.
+Cycle = Callable[[], Awaitable[float]]
 
 
-async def measure(database: Database, folder: Path, rows: int) -> list[Result]:
-    statement = claim_statement(TRACK)
-    await _fill(database)
-    dao = MaiaDAO(database)
-    with stopwatch() as ours:
-        for _ in range(_ROUNDS):
-            assert len(await dao.fetch_tracking_batch(_BATCH)) == _BATCH
-    await _fill(database)
-    with stopwatch() as session_way:
-        for _ in range(_ROUNDS):
-            async with database.transaction() as session:
-                assert (
-                    len(
-                        (
-                            await session.execute(
-                                statement, {"limit": _BATCH, "token": uuid.uuid4()}
-                            )
-                        ).all()
-                    )
-                    == _BATCH
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Rows a second, and the 99th percentile of a claim in milliseconds."""
+
+    rate: float
+    p99: float
+
+
+async def measure(
+    database: Database, folder: Path, rows: int, entries: Sequence[int] = (100_000, 1_000_000)
+) -> list[Result]:
+    results, p99 = [], {}
+    for count in entries:
+        for workers in (1, 8, 32):
+            ours, session, bare = await _three_ways(database, count, workers)
+            what = f"claims, {count:,} rows, {workers} workers"
+            results += [
+                Result(what, ours.rate, "AsyncSession", session.rate, goal=0.9),
+                Result(what, ours.rate, "bare asyncpg", bare.rate),
+            ]
+            if workers == 8:
+                p99[count] = ours.p99
+                results.append(
+                    Result(f"{what}, p99", ours.p99, "bare asyncpg", bare.p99, "ms", 1.5, most=True)
                 )
-    await _fill(database)
-    compiled = str(statement.compile(dialect=postgresql.asyncpg.dialect()))
+    if len(p99) > 1:
+        least, most = min(p99), max(p99)
+        what, beside = f"p99 of a claim, {most:,} rows", f"{least:,} rows"
+        results.append(Result(what, p99[most], beside, p99[least], "ms", 1.5, most=True))
+    results += await _beside_queues()
+    return [*results, *await measure_bloat(database)]
+
+
+async def measure_bloat(database: Database) -> list[Result]:
+    """The rate of claims while another transaction holds its snapshot, beside the rate without."""
+    async with _cycle_of_work(database, 400_000, 8) as cycle:
+        free = await _pace(cycle, 8, _HELD_CYCLES)
+    async with _cycle_of_work(database, 400_000, 8) as cycle, _snapshot_held(database):
+        held = await _pace(cycle, 8, _HELD_CYCLES)
+    what = f"claims, a snapshot held for {_HELD_CYCLES * _BATCH:,} rows"
+    return [Result(what, held.rate, "without", free.rate, goal=0.5)]
+
+
+async def _three_ways(database: Database, entries: int, workers: int) -> tuple[Pace, Pace, Pace]:
+    async with _cycle_of_work(database, entries, workers) as cycle:
+        ours = await _pace(cycle, workers, _CYCLES)
+    await _fill(database, entries)
+    session = await _pace(_cycle_of_session(database), workers, _CYCLES)
+    await _fill(database, entries)
+    async with _cycle_of_asyncpg(database, workers) as cycle:
+        bare = await _pace(cycle, workers, _CYCLES)
+    return ours, session, bare
+
+
+async def _pace(cycle: Cycle, workers: int, cycles: int) -> Pace:
+    await asyncio.gather(*(cycle() for _ in range(workers)))  # connections are made before
+    taken: list[float] = []
+    left = cycles
+
+    async def worker() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            taken.append(await cycle())
+
+    with stopwatch() as watch:
+        await asyncio.gather(*(worker() for _ in range(workers)))
+    return Pace(cycles * _BATCH / watch.seconds, sorted(taken)[len(taken) * 99 // 100] * 1000)
+
+
+@asynccontextmanager
+async def _cycle_of_work(database: Database, entries: int, workers: int) -> AsyncIterator[Cycle]:
+    await _fill(database, entries)
+    url = await database.libpq_url()
+    pooled = Database(url, pool_size=workers)
+    work = Work(pooled)
+
+    async def cycle() -> float:
+        begun = time.perf_counter()
+        async with work.claim("track", _BATCH) as batch:
+            seconds = time.perf_counter() - begun
+            assert len(batch) == _BATCH, len(batch)
+            for item in batch:
+                item.done(views=1)
+        return seconds
+
+    try:
+        yield cycle
+    finally:
+        await pooled.close()
+
+
+def _cycle_of_session(database: Database) -> Cycle:
+    statement = claim_statement(TRACK)
+
+    async def cycle() -> float:
+        token = uuid.uuid4()
+        begun = time.perf_counter()
+        async with database.transaction() as session:
+            rows = (
+                await session.execute(statement, {"limit": _BATCH, "token": token, "since": None})
+            ).all()
+        seconds = time.perf_counter() - begun
+        assert len(rows) == _BATCH
+        async with database.transaction() as session:
+            values = {"token": token, "reports": _reports(rows)}
+            assert len((await session.execute(_RECORD, values)).all()) == _BATCH
+        return seconds
+
+    return cycle
+
+
+@asynccontextmanager
+async def _cycle_of_asyncpg(database: Database, workers: int) -> AsyncIterator[Cycle]:
+    claim, record = (_positional(statement) for statement in (claim_statement(TRACK), _RECORD))
+    async with asyncpg.create_pool(
+        await database.libpq_url(), min_size=workers, max_size=workers
+    ) as pool:
+
+        async def cycle() -> float:
+            token = uuid.uuid4()
+            begun = time.perf_counter()
+            rows = await pool.fetch(
+                claim, *_in_order(claim_statement(TRACK), limit=_BATCH, token=token, since=None)
+            )
+            seconds = time.perf_counter() - begun
+            assert len(rows) == _BATCH
+            values = _in_order(_RECORD, token=token, reports=_reports(rows))
+            assert len(await pool.fetch(record, *values)) == _BATCH
+            return seconds
+
+        yield cycle
+
+
+def _positional(statement: object) -> str:
+    return str(statement.compile(dialect=postgresql.asyncpg.dialect()))  # type: ignore[attr-defined]  # TextClause
+
+
+def _in_order(statement: object, **values: object) -> list[object]:
+    compiled = statement.compile(dialect=postgresql.asyncpg.dialect())  # type: ignore[attr-defined]  # TextClause
+    return [values[name] for name in compiled.positiontup]
+
+
+def _reports(rows: Sequence[asyncpg.Record]) -> str:
+    """What a worker says after sampling: once a day from now on."""
+    return json.dumps(
+        [
+            {
+                "video_id": row[0],
+                "tracking_tier": "DAILY",
+                "next_track_at": (row[9] + timedelta(days=1)).isoformat(),
+                "timestamp": row[9].isoformat(),
+                "views": 1,
+                "omissions": 0,
+            }
+            for row in rows
+        ]
+    )
+
+
+async def _beside_queues() -> list[Result]:
+    """No-op work by 8 workers in batches of 50, each queue in a database of its own."""
+    workers = 8
+    async with scratch_database() as database, _cycle_of_work(database, 100_000, 8) as cycle:
+        ours = await _pace(cycle, workers, _CYCLES)
+    results = []
+    for name, drain in (
+        ("pgqueuer", queues.drain_pgqueuer),
+        ("procrastinate", queues.drain_procrastinate),
+    ):
+        async with scratch_database() as database:
+            watch = await drain(database, _JOBS, workers, _BATCH)
+        results.append(
+            Result("claims, 8 workers", ours.rate, name, _JOBS / watch.seconds, goal=1.0)
+        )
+    return results
+
+
+@asynccontextmanager
+async def _snapshot_held(database: Database) -> AsyncIterator[None]:
     connection = await asyncpg.connect(await database.libpq_url())
     try:
-        with stopwatch() as bare:
-            for _ in range(_ROUNDS):
-                assert len(await connection.fetch(compiled, _BATCH, uuid.uuid4())) == _BATCH
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.fetchval("SELECT count(*) FROM channels")
+            yield
     finally:
         await connection.close()
-    claimed = _ROUNDS * _BATCH
-    rate = claimed / ours.seconds
-    return [
-        Result("claims, MaiaDAO", rate, "AsyncSession", claimed / session_way.seconds, goal=0.85),
-        Result("claims, MaiaDAO", rate, "bare asyncpg", claimed / bare.seconds),
-    ]
 
 
-async def _fill(database: Database) -> None:
+async def _fill(database: Database, entries: int) -> None:
+    """A watchlist of which all is due, vacuumed; a large one is filled once and has enough for all."""
     async with database.transaction() as session:
-        await session.execute(text("TRUNCATE watchlist"))
+        there = await session.scalar(
+            text("SELECT count(*) FROM (SELECT FROM watchlist LIMIT :entries) w"),
+            {"entries": entries + 1},
+        )
+        if there == entries and entries > 500_000:
+            return
+        await session.execute(text("TRUNCATE watchlist, video_stats_log"))
         await session.execute(
             text(
-                "INSERT INTO watchlist (video_id, next_track_at) "
-                "SELECT 'vid' || lpad(n::text, 8, '0'), now() - n * interval '1 second' "
+                "INSERT INTO watchlist (video_id, tracking_tier, next_track_at) "
+                "SELECT 'vid' || lpad(n::text, 8, '0'), 'DAILY', "
+                "now() - interval '1 hour' - n * interval '1 millisecond' "
                 "FROM generate_series(1, :entries) n"
             ),
-            {"entries": _ENTRIES},
+            {"entries": entries},
         )
+    connection = await asyncpg.connect(await database.libpq_url())
+    try:
+        await connection.execute("VACUUM ANALYZE watchlist")
+    finally:
+        await connection.close()

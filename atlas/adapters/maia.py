@@ -14,6 +14,7 @@ from atlas.db import Database, db
 from atlas.errors import InvalidInput
 from atlas.ingest import parse_sample, record_samples
 from atlas.parsing import parse_counter
+from atlas.repositories.leases import Head
 from atlas.repositories.search_queue import SearchQueue
 from atlas.repositories.videos import Videos, Work
 from atlas.types import Sample, SearchStatus, VideoStatus, check_id
@@ -39,6 +40,7 @@ class MaiaDAO(GhostTrackingMixin):
     def __init__(self, database: Database | None = None, vault: Vault | None = None) -> None:
         self.database = db if database is None else database
         self.vault = vault
+        self._watchlist_head = Head()
 
     async def fetch_hunter_batch(self, batch_size: int = 10) -> list[dict[str, Any]]:
         """Lease active search terms, by priority, then mentions.

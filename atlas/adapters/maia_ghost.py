@@ -14,6 +14,7 @@ from atlas.types import TrackingTier, check_id
 
 if TYPE_CHECKING:
     from atlas.db import Database
+    from atlas.repositories.leases import Head
 
 _POLICY = AgePolicy()
 
@@ -26,6 +27,7 @@ class GhostTrackingMixin:
     """
 
     database: Database
+    _watchlist_head: Head
 
     async def add_to_watchlist(
         self, video_id: str, tier: str = "HOURLY", published_at: datetime | str | None = None
@@ -46,7 +48,7 @@ class GhostTrackingMixin:
         `update_watchlist_schedule` reports them.
         """
         async with self.database.autocommit() as session:
-            due = await Watchlist(session).claim(batch_size)
+            due = await Watchlist(session).claim(batch_size, self._watchlist_head)
         return [
             {
                 "video_id": video.video_id,

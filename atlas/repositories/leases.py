@@ -10,9 +10,11 @@ before, or, its attempts spent, puts it into quarantine.
 from __future__ import annotations
 
 import functools
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -53,6 +55,38 @@ class Queue:
     returning: str
     prefix: str = ""
     key_type: str = "text"
+    #: From when on the row is claimable, where the index is in the order of that time alone.
+    claimable: str | None = None
+
+
+class Head:
+    """Where the head of a queue was found, while it is slow to find.
+
+    Versions that claims leave behind stay in the index, before the head, for as long as any transaction
+    that is older is open, and every claim would go through all of them. While claims are slow the
+    next ones of this process start where the last one found something. One starts from the beginning
+    every ten seconds, and before there is said to be nothing: what was released or moved to the front
+    waits for that long at most.
+    """
+
+    _SLOW_SECONDS = 0.1
+    _KEPT_SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self._since: datetime | None = None
+        self._until = 0.0
+
+    def known(self) -> datetime | None:
+        """From which time on to look, or None: from the beginning."""
+        return self._since if time.monotonic() < self._until else None
+
+    def found(self, since: datetime | None, at: datetime | None, seconds: float) -> None:
+        """A claim that looked from ``since`` on found its first row ``at`` this time, or none."""
+        if at is None:
+            self._until = 0.0
+        elif since is None and seconds > self._SLOW_SECONDS:
+            self._until = time.monotonic() + self._KEPT_SECONDS
+        self._since = at
 
 
 class Ending(StrEnum):
@@ -95,23 +129,29 @@ class LeaseCounts:
 
 @functools.cache
 def claim_statement(queue: Queue) -> TextClause:
-    """SQL that claims up to ``:limit`` rows under ``:token``, in queue order.
+    """SQL that claims up to ``:limit`` rows under ``:token``, in queue order, from ``:since`` on.
 
-    Yields ``returning``, the token, the attempts, the database's time and the place. Rows whose attempts
+    Yields ``returning``, the token, the attempts, the database's time, from when on the row was
+    claimable, the place and the key. Rows whose attempts
     are spent come with no token: they are in quarantine now. `SKIP LOCKED` lets any number of workers
     claim at once without waiting for each other. The clock is read once, in a subquery, because an index
     cannot serve a comparison with a volatile function.
     """
     until, lease, attempts, error = _columns(queue)
     spent = f"q.{attempts} >= {MAX_ATTEMPTS}"
+    ready, claimable = queue.ready, queue.claimable or "NULL::timestamptz"
+    if queue.claimable is not None:
+        ready += f" AND {claimable} >= coalesce(CAST(:since AS timestamptz), '-infinity')"
     return text(f"""
         WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
         picked AS MATERIALIZED (
-            SELECT q.{queue.key} AS key FROM {queue.table} q
-            WHERE {queue.ready} ORDER BY {queue.order}
+            SELECT q.{queue.key} AS key, {claimable} AS claimable FROM {queue.table} q
+            WHERE {ready} ORDER BY {queue.order}
             LIMIT :limit FOR UPDATE SKIP LOCKED
         ),
-        numbered AS MATERIALIZED (SELECT key, row_number() OVER () AS place FROM picked),
+        numbered AS MATERIALIZED (
+            SELECT key, claimable, row_number() OVER () AS place FROM picked
+        ),
         claimed AS (
             UPDATE {queue.table} q
             SET {until} = CASE WHEN {spent} THEN 'infinity' ELSE clock.now + {_back_off(queue)} END,
@@ -122,7 +162,8 @@ def claim_statement(queue: Queue) -> TextClause:
                     ELSE q.{error} END
             FROM numbered, clock WHERE q.{queue.key} = numbered.key
             RETURNING {queue.returning}, q.{lease} AS lease, q.{attempts} AS attempts,
-                clock.now AS claimed_at, numbered.place, q.{queue.key} AS key
+                clock.now AS claimed_at, numbered.claimable, numbered.place,
+                q.{queue.key} AS key
         )
         SELECT * FROM claimed ORDER BY place
         """)
@@ -170,15 +211,31 @@ class Leases(Repository):
         super().__init__(session)
         self.queue = queue
 
-    async def claim(self, limit: int, token: uuid.UUID | None = None) -> list[tuple[Any, ...]]:
+    async def claim(
+        self, limit: int, token: uuid.UUID | None = None, head: Head | None = None
+    ) -> list[tuple[Any, ...]]:
         """Lease up to ``limit`` rows, earliest first: ``returning``, lease, attempts, claimed_at.
 
-        Those that are put into quarantine instead are logged and do not come.
+        Those that are put into quarantine instead are logged and do not come. ``head`` is kept by the
+        caller, for a queue that knows from when on its rows are claimable.
         """
-        values = {"limit": check_limit(limit), "token": token or uuid.uuid4()}
+        values: dict[str, Any] = {"limit": check_limit(limit), "token": token or uuid.uuid4()}
+        if head is None or self.queue.claimable is None:
+            return await self._claim(values, None)
+        from_beginning = head.known() is None
+        rows = await self._claim(values, head)
+        return rows if rows or from_beginning else await self._claim(values, head)
+
+    async def _claim(self, values: dict[str, Any], head: Head | None) -> list[tuple[Any, ...]]:
+        since = None if head is None else head.known()
+        if self.queue.claimable is not None:
+            values |= {"since": since}
+        begun = time.monotonic()
         rows = (await self.session.execute(claim_statement(self.queue), values)).all()
+        if head is not None:
+            head.found(since, rows[0].claimable if rows else None, time.monotonic() - begun)
         self._tell_quarantined([row.key for row in rows if row.lease is None])
-        return [tuple(row[:-2]) for row in rows if row.lease is not None]
+        return [tuple(row[:-3]) for row in rows if row.lease is not None]
 
     async def renew(self, token: uuid.UUID, keys: Iterable[str | int]) -> set[str]:
         """Prolong leases to ten minutes from now; gives the keys of those still held."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import text
 
 from atlas.repositories.base import Repository, as_json, chunks
-from atlas.repositories.leases import Leases, Queue, held, release
+from atlas.repositories.leases import Head, Leases, Queue, held, release
 from atlas.repositories.stats import INSERT_SAMPLES
 from atlas.types import TrackingTier, check_id, utc
 
@@ -22,6 +22,7 @@ TRACK = Queue(
     order="coalesce(q.leased_until, q.next_track_at)",
     returning="q.video_id, q.tracking_tier, q.last_tracked_at, q.next_track_at, "
     "q.published_at, q.last_views, q.omissions",
+    claimable="coalesce(q.leased_until, q.next_track_at)",
 )
 
 # The newest report of a video in the batch is the one that counts. A worker's clock may be wrong: a
@@ -202,9 +203,10 @@ class Watchlist(WatchlistReader):
             added += len(rows.all())
         return added
 
-    async def claim(self, limit: int) -> list[DueVideo]:
-        """Lease up to ``limit`` due videos, earliest first."""
-        return [DueVideo(*row) for row in await Leases(self.session, TRACK).claim(limit)]
+    async def claim(self, limit: int, head: Head | None = None) -> list[DueVideo]:
+        """Lease up to ``limit`` due videos, earliest first; for ``head`` see there."""
+        rows = await Leases(self.session, TRACK).claim(limit, head=head)
+        return [DueVideo(*row) for row in rows]
 
     async def record(self, token: uuid.UUID, outcomes: Sequence[Recorded]) -> set[str]:
         """Write samples, reschedule and end leases, in one statement; gives the ids still held.

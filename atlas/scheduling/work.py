@@ -21,6 +21,7 @@ from atlas.errors import AtlasError, DatabaseUnavailable, InvalidInput, LeaseLos
 from atlas.ingest import AHEAD, with_partitions
 from atlas.repositories.leases import (
     Ending,
+    Head,
     LeaseCounts,
     Leases,
     Quarantined,
@@ -118,6 +119,7 @@ class Work:
         self.policy = AgePolicy() if policy is None else policy
         self.renew_every = renew_every
         self._open: weakref.WeakSet[Batch[Any]] = weakref.WeakSet()
+        self._heads: dict[Queue, Head] = {}
 
     @overload
     def claim(self, kind: Literal["hunt"], limit: int = 50) -> Batch[SearchItem]: ...
@@ -198,6 +200,9 @@ class Work:
         async with self.database.transaction(read_only=True) as session:
             return [await Leases(session, kind.queue).counts() for kind in _KINDS.values()]
 
+    def _head_of(self, queue: Queue) -> Head:
+        return self._heads.setdefault(queue, Head())
+
     def check_heartbeats(self) -> None:
         """Raise `DatabaseUnavailable` while the leases of another batch cannot be renewed."""
         for batch in self._open:
@@ -244,7 +249,9 @@ class Batch(Generic[ItemT]):
         self._work.check_heartbeats()
         self._clock = time.monotonic()
         async with self._work.database.autocommit() as session:
-            rows = await Leases(session, self._kind.queue).claim(self._limit, self._token)
+            rows = await Leases(session, self._kind.queue).claim(
+                self._limit, self._token, self._work._head_of(self._kind.queue)
+            )
         for values in rows:
             row = self._kind.row(*values)
             self._claimed_at = row.claimed_at

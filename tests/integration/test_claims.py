@@ -38,6 +38,11 @@ class Kind:
     def ids(self, batch: Batch) -> list[Any]:
         return [row[self.key] for row in batch]
 
+    def values(self, limit: int) -> dict[str, Any]:
+        """The values of the statement; only queues in the order of time can begin in the middle."""
+        values = {"limit": limit, "token": uuid4(), "since": None}
+        return {name: value for name, value in values.items() if f":{name}" in self.statement.text}
+
     async def expire(self, database: Database) -> None:
         """Move every lease's end into the past, longest lease last."""
         await execute(
@@ -213,9 +218,7 @@ async def test_a_claim_that_is_not_committed_gives_the_work_back_at_once(
 ) -> None:
     await execute(database, kind.fill, n=3)
     async with database.session() as session:
-        assert (
-            len((await session.execute(kind.statement, {"limit": 3, "token": uuid4()})).all()) == 3
-        )
+        assert len((await session.execute(kind.statement, kind.values(3))).all()) == 3
         assert await kind.claim(dao, 3) == []  # locked, and passed over without waiting
     assert len(await kind.claim(dao, 3)) == 3
 
@@ -250,7 +253,7 @@ async def test_a_claim_reads_its_index_and_never_the_whole_table(
     async with database.transaction() as session:
         await session.execute(text(f"ANALYZE {kind.table}"))
         explain = text(f"EXPLAIN (FORMAT JSON) {kind.statement.text}")
-        plan = await session.scalar(explain, {"limit": 50, "token": uuid4()})
+        plan = await session.scalar(explain, kind.values(50))
     tree = nodes(plan[0]["Plan"])
     (scan,) = [node for node in tree if node.get("Index Name") == kind.index]
     # with the time in the index, what is not due yet is never looked at

@@ -12,7 +12,7 @@ import pytest
 from atlas.adapters.maia import MaiaDAO
 from atlas.db import Database
 from atlas.errors import DatabaseUnavailable, InvalidInput, LeaseLost
-from atlas.repositories.leases import MAX_ATTEMPTS
+from atlas.repositories.leases import MAX_ATTEMPTS, Head
 from atlas.scheduling import Work
 from atlas.types import Sample, SearchStatus
 from tests.support.sql import execute, fetch, scalar
@@ -487,3 +487,26 @@ async def test_a_stream_feeds_a_worker_and_waits_while_there_is_nothing(
 async def test_an_unknown_kind_is_refused(work: Work) -> None:
     with pytest.raises(InvalidInput, match="kinds are hunt, track"):
         work.claim("dance")  # type: ignore[call-overload]  # that is what is tried
+
+
+async def test_claims_begin_at_the_head_while_it_is_slow_to_find_and_miss_nothing(
+    database: Database, work: Work, filled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Head, "_SLOW_SECONDS", -1.0)  # every claim is slow
+    async with work.claim("track", limit=2) as first:
+        assert [item.key for item in first] == ["v1", "v2"]
+        first_items = list(first)
+        first_items[0].retry()  # due since now, behind the head; the other goes back before it
+        await first.flush()
+        async with work.claim("track", limit=1) as second:
+            assert [item.key for item in second] == ["v3"]
+            second_item = next(iter(second))
+            second_item.done(views=1)
+    async with work.claim("track", limit=1) as third:
+        assert [item.key for item in third] == ["v1"]  # from the head on: v2 lies before it
+        next(iter(third)).done(views=1)
+    async with work.claim("track") as fourth:
+        assert [item.key for item in fourth] == ["v2"]  # before it says that there is nothing
+        next(iter(fourth)).done(views=1)
+    async with work.claim("track") as nothing:
+        assert len(nothing) == 0
