@@ -32,6 +32,7 @@ from benchmarks import (
     memory,
     reading,
     retention,
+    scheduling,
 )
 from benchmarks.support import Result, scratch_database
 
@@ -44,6 +45,7 @@ SUITES: dict[str, Suite] = {
     "import": importing.measure,
     "encodings": encodings.measure,
     "read": reading.measure,
+    "scheduling": scheduling.measure,
 }
 
 
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument(
         "--plot", type=Path, default=Path("build/retention.png"), help="a PNG to be"
     )
+    parser.add_argument("--images", type=Path, help="where the plots of scheduling go")
     arguments = parser.parse_args()
     configure(Settings(env="test"))
     load = retention.Load(
@@ -89,6 +92,7 @@ def main() -> None:
     )
     known = SUITES | {
         "read": functools.partial(reading.measure, days=arguments.days or 60),
+        "scheduling": functools.partial(scheduling.measure, images=arguments.images),
         "claims": functools.partial(claiming.measure, entries=arguments.entries),
         "memory": memory.measure,
         "retention": functools.partial(retention.measure, load=load),

@@ -29,7 +29,7 @@ from atlas.simulator import Simulator
 from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
 from benchmarks.support import Result
 
-_REAL = Path(__file__).resolve().parents[2] / "shared/data/youtube_trending_gb.csv.gz"
+REAL = Path(__file__).resolve().parents[2] / "shared/data/youtube_trending_gb.csv.gz"
 _LIMIT = 8
 _SLICE = timedelta(hours=6)
 _BATCH = 50
@@ -49,10 +49,10 @@ async def measure(database: Database, folder: Path, rows: int) -> list[Result]:
     console = Console(width=140)
     simulated = _simulated(60_000)
     loads = {"simulator": simulated}
-    if _REAL.exists():
-        loads["real"] = _real(_REAL)
+    if REAL.exists():
+        loads["real"] = _real(REAL)
     else:
-        console.print(f"{_REAL.name} is not there: the real load is left out")
+        console.print(f"{REAL.name} is not there: the real load is left out")
     for name, load in loads.items():
         slices = _slices(load)
         console.print(f"{name}: {load.num_rows:,} rows in {len(slices)} slices")

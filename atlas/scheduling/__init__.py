@@ -4,7 +4,7 @@ See docs/leases.md and docs/scheduling.md.
 """
 
 from atlas.scheduling.items import CollectItem, Item, RetrackItem, SearchItem, TrackItem
-from atlas.scheduling.policies import AgePolicy, Observation, Policy, Schedule
+from atlas.scheduling.policies import AgePolicy, Observation, Policy, Schedule, VelocityPolicy
 from atlas.scheduling.work import Batch, Work
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "Schedule",
     "SearchItem",
     "TrackItem",
+    "VelocityPolicy",
     "Work",
 ]

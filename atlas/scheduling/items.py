@@ -13,7 +13,7 @@ from atlas.repositories.search_queue import LeasedTerm, SearchReport
 from atlas.repositories.stats import checked
 from atlas.repositories.videos import OpenVideo, StaleVideo
 from atlas.repositories.watchlist import DueVideo, Recorded
-from atlas.scheduling.policies import INTERVALS, Observation, Policy, Schedule
+from atlas.scheduling.policies import INTERVALS, Observation, Policy, Schedule, jittered
 from atlas.types import Sample, SearchStatus, TrackingTier
 
 #: Answers of the API in a row that leave a video out, after which it is asked for once a month.
@@ -159,7 +159,7 @@ class TrackItem(SampledItem[DueVideo]):
         tier = TrackingTier(row.tracking_tier)
         if omissions == OMISSIONS_TO_DORMANT:
             tier = TrackingTier.DORMANT
-        schedule = Schedule(tier, self._batch.now() + INTERVALS[tier])
+        schedule = Schedule(tier, self._batch.now() + jittered(INTERVALS[tier], row.video_id))
         self._say(_recorded(schedule, Sample(row.video_id, self._batch.now()), omissions))
 
 

@@ -358,17 +358,17 @@ async def test_three_omissions_make_a_video_dormant_and_one_return_revives_it(
         (row,) = await fetch(
             database,
             "SELECT tracking_tier, omissions, "
-            "round(extract(epoch FROM next_track_at - now()) / 86400)::int AS days "
+            "round(extract(epoch FROM next_track_at - now()) / 86400 / 30)::int AS months "
             "FROM watchlist WHERE video_id = 'v1'",
         )
         return row
 
-    assert await once([]) == {"tracking_tier": "HOURLY", "omissions": 1, "days": 0}
-    assert await once([]) == {"tracking_tier": "HOURLY", "omissions": 2, "days": 0}
-    assert await once([]) == {"tracking_tier": "DORMANT", "omissions": 3, "days": 30}
-    assert await once([]) == {"tracking_tier": "DORMANT", "omissions": 3, "days": 30}
+    assert await once([]) == {"tracking_tier": "HOURLY", "omissions": 1, "months": 0}
+    assert await once([]) == {"tracking_tier": "HOURLY", "omissions": 2, "months": 0}
+    assert await once([]) == {"tracking_tier": "DORMANT", "omissions": 3, "months": 1}
+    assert await once([]) == {"tracking_tier": "DORMANT", "omissions": 3, "months": 1}
     revived = await once([Sample("v1", datetime.now(UTC), views=1)])
-    assert revived == {"tracking_tier": "HOURLY", "omissions": 0, "days": 0}
+    assert revived == {"tracking_tier": "HOURLY", "omissions": 0, "months": 0}
     # one that a person made dormant stays so
     await execute(database, "UPDATE watchlist SET tracking_tier = 'DORMANT'")
     kept = await once([Sample("v1", datetime.now(UTC), views=2)])
