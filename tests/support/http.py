@@ -90,6 +90,10 @@ def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        disable_nagle_algorithm = (
+            True  # head and body are two packets, the second of which would wait
+        )
+
         def setup(self) -> None:
             super().setup()
             server.connections.add(self.connection)
