@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,7 @@ from atlas.vault.backends.huggingface import HuggingFaceStore
 from tests.support import gcs_proxy, hub_server
 from tests.support.gcs_proxy import Gcs
 from tests.support.hub_server import Hub
-
-# read by the client when it is imported: uploads by plain HTTP, and no calls home
-os.environ.update(HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
+from tests.support.places import Place
 
 #: The client itself passes ``data=`` to its HTTP library, which wants ``content=``.
 HUB_WARNS = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -55,6 +52,13 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
+@pytest.fixture
+def hub_vault(hub: Hub, tmp_path: Path) -> Vault:
+    """A vault in that repository."""
+    store = HuggingFaceStore(hub_server.REPO, "run", token=hub_server.TOKEN, endpoint=hub.url)
+    return Vault(store, tmp_path / "home")
+
+
 @pytest.fixture(params=["local", "memory", "gcs", pytest.param("huggingface", marks=HUB_WARNS)])
 def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
     if request.param == "local":
@@ -62,7 +66,16 @@ def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
     if request.param == "memory":
         return MemoryVault()
     if request.param == "huggingface":
-        hub: Hub = request.getfixturevalue("hub")
-        store = HuggingFaceStore(hub_server.REPO, "run", token=hub_server.TOKEN, endpoint=hub.url)
-        return Vault(store, tmp_path / "home")
+        found: Vault = request.getfixturevalue("hub_vault")
+        return found
     return Vault(request.getfixturevalue("bucket"))
+
+
+@pytest.fixture(params=["local", "gcs", pytest.param("huggingface", marks=HUB_WARNS)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a vault is that several processes can work on."""
+    home, prefix = tmp_path / "home", f"run/{uuid.uuid4().hex}"
+    if request.param == "local":
+        return Place("local", str(tmp_path / "vault"), home)
+    server = request.getfixturevalue("gcs" if request.param == "gcs" else "hub")
+    return Place(request.param, server.url, home, prefix)

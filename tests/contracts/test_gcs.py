@@ -9,11 +9,9 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import fsspec.asyn
-import gcsfs.retry
 import pytest
 
 from atlas.config import Settings
@@ -30,6 +28,7 @@ from atlas.vault.backends.gcs import GCSStore
 from tests.support import gcs_proxy
 from tests.support.gcs_proxy import Gcs, refusal
 from tests.support.http import Reply
+from tests.support.impatience import no_pauses
 
 #: Sizes that go in one request, and in several of a resumable session.
 SMALL, LARGE = 1_000, 20_000_000
@@ -43,13 +42,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWar
 
 
 @pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who tries again does so at once."""
-
-    async def at_once(seconds: float) -> None:
-        pass
-
-    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=at_once))
+def _no_pauses() -> Iterator[None]:
+    with no_pauses():
+        yield
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ BUCKET = "atlas-contract"
 _AUDIENCE = "https://oauth2.googleapis.com/token"
 
 #: What each request is, by method, path and query; the names are those of `Gcs.faults` and `Gcs.counts`.
-_ROUTES = [
+ROUTES = [
     ("token", "POST", r"/token", ""),
     ("chunk", "POST|PUT", r"/upload/storage/v1/b/[^/]+/o", "upload_id"),
     ("cancel", "DELETE", r"/upload/storage/v1/b/[^/]+/o", "upload_id"),
@@ -105,7 +105,7 @@ class Gcs:
         url = urlsplit(request.path)
         found = (
             (name, match)
-            for name, methods, pattern, said in _ROUTES
+            for name, methods, pattern, said in ROUTES
             if request.method in methods.split("|")
             and said in url.query
             and (match := re.fullmatch(pattern, url.path))

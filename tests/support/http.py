@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -84,6 +85,11 @@ class LoopbackServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = False  # so that closing waits for them
     request_queue_size = 128  # a connection over this is dropped, and tried again a second later
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Tell what goes wrong, but not that a client has gone, as those do that are killed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # as it came
 
 
 def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from atlas.vault import LocalVault, Vault
 from atlas.vault.backends.gcs import GCSStore
 from atlas.vault.backends.huggingface import HuggingFaceStore
 from tests.support import gcs_proxy, hub_server
+
+# read by the client when it is imported: uploads by plain HTTP, and no calls home
+os.environ.update(HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,16 @@ class Place:
     #: Where its spool lies.
     home: Path
     prefix: str = ""
+
+    def text(self) -> str:
+        """As JSON, for another process."""
+        return json.dumps({**asdict(self), "home": str(self.home)})
+
+    @classmethod
+    def read(cls, text: str) -> Place:
+        """From `text`."""
+        said = json.loads(text)
+        return cls(**{**said, "home": Path(said["home"])})
 
     def vault(self) -> Vault:
         """A vault there; each call gives one that shares nothing with the others."""
