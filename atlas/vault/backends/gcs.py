@@ -153,10 +153,17 @@ class GCSStore(FsspecStore):
         return bytes(content)
 
     def _create(self, key: str, source: BinaryIO) -> None:
+        from gcsfs.retry import ChecksumError
+
         mark = uuid.uuid4().hex
         with local_copy(source) as path, self._told(key):
             try:
                 self._upload(key, path, mode="create", metadata={_MARK: mark})
+            except ChecksumError:
+                # else whoever tries again would meet it and take it for what he wants to write
+                if self._is_mine(key, mark):
+                    self.fs.rm_file(self._root + key)
+                raise
             except FileExistsError:
                 if not self._is_mine(key, mark):
                     raise taken(key) from None
