@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec.asyn
+import pyarrow.parquet as pq
 import pytest
 
 from atlas.config import Settings
@@ -187,16 +188,30 @@ def test_an_upload_that_is_broken_off_leaves_nothing(
 
 
 @SIZES
-def test_an_upload_that_is_stored_otherwise_is_told(
+def test_an_upload_that_is_stored_otherwise_is_told_and_not_left_under_its_name(
     vault: Vault, gcs: Gcs, size: int, tmp_path: Path
 ) -> None:
     path = source(tmp_path, size)
     gcs.flips = 1
     with pytest.raises(VerificationFailed):
         vault.store.put_files([("x", path)])
+    assert vault.list_files() == []
     gcs.flips = 1
     with pytest.raises(VerificationFailed):
         vault.store_binary("y", path.read_bytes())
+
+
+def test_rows_that_were_stored_otherwise_are_delivered_by_the_next_call(
+    vault: Vault, gcs: Gcs
+) -> None:
+    """An object under their name counts as delivered, and must be theirs."""
+    gcs.flips = 1
+    with pytest.raises(VerificationFailed):
+        vault.append_metrics([{"video_id": "V", "timestamp": "2026-01-15T10:00:00Z", "views": 1}])
+    vault.flush()
+    (key,) = vault.list_files("metrics")
+    table = pq.read_table(vault.fetch_binary(key))
+    assert table["views"].to_pylist() == [1]
 
 
 def test_a_swap_that_is_stored_otherwise_is_told(vault: Vault, gcs: Gcs) -> None:

@@ -54,8 +54,9 @@ class Gcs:
 
     ``faults[name]`` is a queue of replies given in place of the next answers to requests of that name;
     one that is ``lost`` is left out after the request was carried out. ``before[name]`` is a queue of
-    calls made before the next ones are. ``counts`` has the requests by name. With ``flips`` left, so many
-    objects are stored with their last byte changed. ``bearer`` is the token that every request must bear.
+    calls made before the next ones are. ``trouble`` is asked by name where no fault is queued. ``counts``
+    has the requests by name. With ``flips`` left, so many objects are stored with their last byte changed.
+    ``bearer`` is the token that every request must bear.
     """
 
     lost = Reply(cut=True)
@@ -73,6 +74,7 @@ class Gcs:
         self.counts: Counter[str] = Counter()
         self.faults: dict[str, deque[Reply]] = defaultdict(deque)
         self.before: dict[str, deque[Callable[[], object]]] = defaultdict(deque)
+        self.trouble: Callable[[str], Reply | None] = lambda name: None
         self.flips = 0
         self.bearer: str | None = None
         #: The public key (PEM) of the one service account, which draws ``bearer`` from `/token`.
@@ -116,7 +118,7 @@ class Gcs:
         self.counts[name] += 1
         if self.before[name]:
             self.before[name].popleft()()
-        fault = self.faults[name].popleft() if self.faults[name] else None
+        fault = self.faults[name].popleft() if self.faults[name] else self.trouble(name)
         if fault is not None and fault is not self.lost:
             return fault
         query = {key: values[0] for key, values in parse_qs(url.query).items()}

@@ -23,13 +23,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. ``hang``: none until the server closes. ``cut``: the connection ends instead."""
+    """An answer. ``hang``: none until the server closes. ``cut``: the connection ends instead.
+
+    ``until``: the connection ends without an answer when that is set.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     hang: bool = False
     cut: bool = False
+    until: threading.Event | None = None
 
 
 Responder = Callable[[Request], Reply]
@@ -114,7 +118,9 @@ def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:
             reply = server.answer(Request(self.command, self.path, headers, body))
             if reply.hang:
                 server.closing.wait()
-            if reply.hang or reply.cut:
+            if reply.until:
+                reply.until.wait()
+            if reply.hang or reply.cut or reply.until:
                 self.close_connection = True
                 return
             self.send_response(reply.status)

@@ -71,7 +71,8 @@ class Hub:
 
     ``faults[name]`` is a queue of replies given in place of the next answers to requests of that name;
     one that is ``lost`` is left out after the request was carried out. ``before[name]`` is a queue of
-    calls made before the next ones are. ``counts`` has the requests by name.
+    calls made before the next ones are. ``trouble`` is asked by name where no fault is queued. ``counts``
+    has the requests by name.
     """
 
     def __init__(self, server: LoopbackServer) -> None:
@@ -85,6 +86,7 @@ class Hub:
         self.counts: Counter[str] = Counter()
         self.faults: dict[str, deque[Reply]] = defaultdict(deque)
         self.before: dict[str, deque[Callable[[], object]]] = defaultdict(deque)
+        self.trouble: Callable[[str], Reply | None] = lambda name: None
         self.ranges = True
         server.respond = self._answer
 
@@ -115,7 +117,7 @@ class Hub:
         self.counts[name] += 1
         if self.before[name]:
             self.before[name].popleft()()
-        fault = self.faults[name].popleft() if self.faults[name] else None
+        fault = self.faults[name].popleft() if self.faults[name] else self.trouble(name)
         if fault is not None and fault is not self.lost:
             return fault
         try:
