@@ -272,6 +272,8 @@ def running() -> Iterator[Gcs]:
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     logging.getLogger("api.object").setLevel(logging.CRITICAL)
     with emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET) as behind:
+        # else each write writes the records of all objects, for a next start that there is not
+        behind._storage._write_config_to_file = lambda: None
         # no public name tells the port that was free
         address = behind._api._httpd.server_address
         with loopback_server() as server:
