@@ -26,7 +26,11 @@ def configure(settings: Settings, *, quietest: str = "WARNING") -> None:
             (
                 structlog.processors.JSONRenderer()
                 if json
-                else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+                else structlog.dev.ConsoleRenderer(
+                    colors=sys.stderr.isatty(),
+                    # the default shows local variables too, and those of the clients hold tokens
+                    exception_formatter=structlog.dev.plain_traceback,
+                )
             ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),

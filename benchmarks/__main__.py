@@ -3,9 +3,10 @@
 Usage: python -m benchmarks [archive|ingest|claims|import|encodings|read ...] [--rows N] [--days N]
        python -m benchmarks claims [--entries N N ...]
        python -m benchmarks memory
+       python -m benchmarks vaults [--rows N] [--documents N]
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
-``memory`` and ``retention`` take minutes and run only when they are named.
+``memory``, ``vaults`` and ``retention`` take minutes and run only when they are named.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from benchmarks import (
     reading,
     retention,
     scheduling,
+    vaults,
 )
 from benchmarks.support import Result, scratch_database
 
@@ -63,7 +65,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="*", metavar="SUITE", help=", ".join([*SUITES, "memory", "retention"])
+        "names",
+        nargs="*",
+        metavar="SUITE",
+        help=", ".join([*SUITES, "memory", "vaults", "retention"]),
     )
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the archive run")
     load = retention.Load()
@@ -79,6 +84,7 @@ def main() -> None:
         default=[100_000, 1_000_000],
         help="sizes of the watchlist of the claims run",
     )
+    parser.add_argument("--documents", type=int, default=10_000, help="documents of the vaults run")
     parser.add_argument("--videos", type=int, default=load.videos_a_day, help="new videos a day")
     parser.add_argument("--hot-max-bytes", type=int, default=load.hot_max_bytes, help="the budget")
     parser.add_argument(
@@ -95,6 +101,7 @@ def main() -> None:
         "scheduling": functools.partial(scheduling.measure, images=arguments.images),
         "claims": functools.partial(claiming.measure, entries=arguments.entries),
         "memory": memory.measure,
+        "vaults": functools.partial(vaults.measure, documents=arguments.documents),
         "retention": functools.partial(retention.measure, load=load),
     }
     suites = [known[name] for name in arguments.names or SUITES]

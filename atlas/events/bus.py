@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import inspect
+import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -245,7 +246,8 @@ class EventBus:
                     "event_handler_failed",
                     event_type=event.event_type,
                     handler=getattr(handler, "__qualname__", repr(handler)),
-                    exc_info=error,
+                    # as text: structlog's own default shows local variables, and clients' hold tokens
+                    stack="".join(traceback.format_exception(error)),
                 )
 
     def _start_delivery(self, event: Event, deliver: bool) -> None:

@@ -103,7 +103,8 @@ class VelocityPolicy:
     The interval is ``spacing * (min(age, 1 / growth) / growth) ** (1/3)``, in hours, where ``growth`` is the
     part of its views that a video gained in an hour: samples that lie so make the least of the error
     of the lines between them. A video that still grows fast stays hourly whatever its age, one that
-    lies flat becomes weekly within a day. The larger ``spacing``, the fewer samples: the error grows with its square.
+    lies flat becomes weekly within a day. The larger ``spacing``, the fewer samples: the error grows with
+    its square.
 
     The tier is a name for the interval, between an hour and a week; on the border between two it stays
     what it was (`BORDERS`). Where there are no two counters to compare, age decides as in `AgePolicy`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,22 +12,37 @@ import pytest
 from atlas.vault import LocalVault, MemoryVault, Vault
 from atlas.vault.backends.gcs import GCSStore
 from atlas.vault.backends.huggingface import HuggingFaceStore
-from tests.contracts import gcs_server
-from tests.support import hub_server
+from tests.support import gcs_proxy, hub_server
+from tests.support.gcs_proxy import Gcs
 from tests.support.hub_server import Hub
-
-# read by the client when it is imported: uploads by plain HTTP, and no calls home
-os.environ.update(HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
+from tests.support.places import Place
 
 #: The client itself passes ``data=`` to its HTTP library, which wants ``content=``.
 HUB_WARNS = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 
 @pytest.fixture(scope="session")
-def gcs_file_system() -> Iterator[tuple[str, Any]]:
-    """The emulator's address and one gcsfs client for all tests: each client keeps connections open."""
-    with gcs_server.running() as endpoint:
-        yield endpoint, GCSStore(gcs_server.BUCKET, token="anon", endpoint=endpoint).fs
+def gcs_service() -> Iterator[tuple[Gcs, Any]]:
+    """The service and one gcsfs client for all tests: each client keeps connections open."""
+    with gcs_proxy.running() as gcs:
+        yield gcs, GCSStore(gcs_proxy.BUCKET, token="anon", endpoint=gcs.url).fs
+
+
+@pytest.fixture
+def gcs(gcs_service: tuple[Gcs, Any]) -> Gcs:
+    """Google Cloud Storage without faults; what other tests stored is there too."""
+    gcs, _ = gcs_service
+    gcs.reset()
+    return gcs
+
+
+@pytest.fixture
+def bucket(gcs: Gcs, gcs_service: tuple[Gcs, Any]) -> GCSStore:
+    """A store on it with a prefix of its own."""
+    prefix = f"run/{uuid.uuid4().hex}"
+    bucket = GCSStore(gcs_proxy.BUCKET, prefix, token="anon", endpoint=gcs.url)
+    bucket.fs = gcs_service[1]
+    return bucket
 
 
 @pytest.fixture
@@ -38,6 +52,13 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
+@pytest.fixture
+def hub_vault(hub: Hub, tmp_path: Path) -> Vault:
+    """A vault in that repository."""
+    store = HuggingFaceStore(hub_server.REPO, "run", token=hub_server.TOKEN, endpoint=hub.url)
+    return Vault(store, tmp_path / "home")
+
+
 @pytest.fixture(params=["local", "memory", "gcs", pytest.param("huggingface", marks=HUB_WARNS)])
 def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
     if request.param == "local":
@@ -45,11 +66,16 @@ def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
     if request.param == "memory":
         return MemoryVault()
     if request.param == "huggingface":
-        hub: Hub = request.getfixturevalue("hub")
-        store = HuggingFaceStore(hub_server.REPO, "run", token=hub_server.TOKEN, endpoint=hub.url)
-        return Vault(store, tmp_path / "home")
-    endpoint, file_system = request.getfixturevalue("gcs_file_system")
-    prefix = f"run/{uuid.uuid4().hex}"
-    bucket = GCSStore(gcs_server.BUCKET, prefix, token="anon", endpoint=endpoint)
-    bucket.fs = file_system
-    return Vault(bucket)
+        found: Vault = request.getfixturevalue("hub_vault")
+        return found
+    return Vault(request.getfixturevalue("bucket"))
+
+
+@pytest.fixture(params=["local", "gcs", pytest.param("huggingface", marks=HUB_WARNS)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a vault is that several processes can work on."""
+    home, prefix = tmp_path / "home", f"run/{uuid.uuid4().hex}"
+    if request.param == "local":
+        return Place("local", str(tmp_path / "vault"), home)
+    server = request.getfixturevalue("gcs" if request.param == "gcs" else "hub")
+    return Place(request.param, server.url, home, prefix)

@@ -13,6 +13,7 @@ import structlog
 from atlas.db import Database
 from tests.support.archive_child import Child, Orders, start_server
 from tests.support.cluster import Cluster, running_cluster
+from tests.support.places import Place
 from tests.support.postgres import name_of
 
 
@@ -54,13 +55,13 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Any]:
-    """Starts a child on a database and the vault in ``tmp_path``; all are gone at the end."""
+    """Starts a child on a database and a place (the vault in ``tmp_path``); all are gone at the end."""
     children: list[Child] = []
 
     def start(database: Database, job: str, *arguments: str, **orders: Any) -> Child:
         log = tmp_path / f"child-{len(children)}.log"
-        url, folder = str(database._url), tmp_path / "vault"
-        children.append(Child(Orders(job, url, folder, log, arguments, **orders)))
+        place = orders.pop("place", Place("local", str(tmp_path / "vault"), tmp_path / "home"))
+        children.append(Child(Orders(job, str(database._url), place, log, arguments, **orders)))
         return children[-1]
 
     yield start

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from tests.support.archive_child import (
     BUSY,
@@ -36,11 +37,39 @@ JOBS: dict[str, tuple[int, tuple[str, ...]]] = {
     "janitor": (1, STEPS[2:]),
 }
 
+#: Each takes seconds.
+_REMOTE_ROUNDS = 2
+
 _CALLS = ("put_files", "compare_and_swap", "open", "delete", "stat", "list", "get_bytes")
 #: Appended metrics are not read back: what damages them stays.
 _ILL_APPENDS = (Fault.REFUSE, Fault.HANG, Fault.LOSE_ANSWER, Fault.LATE, Fault.SLOW)
 #: Readers rely on a listing that is not old; every store promises that.
 _ILL_READS = (Fault.REFUSE, Fault.BREAK_OFF, Fault.SLOW)
+
+
+class Failure(StrEnum):
+    """What may happen to a request of a service."""
+
+    BUSY = "503"
+    LIMITED = "429"
+    BROKEN = "500"
+    CUT = "cut"  # nothing is done: an upload is broken off, a listing is not whole
+    LOST = "lost"  # done, but the answer is lost
+    HANG = "hang"  # no answer until the client gives up
+    OVERTAKEN = "overtaken"  # another writer commits first: the parent of a commit is stale
+
+
+@dataclass(frozen=True)
+class Illness:
+    """A failure of ``kinds`` for the share ``rate`` of requests, drawn by ``seed``.
+
+    ``kill_at`` (n, done): the job dies at its n-th request, before it or after it was carried out.
+    """
+
+    kinds: tuple[Failure, ...] = ()
+    seed: int = 0
+    rate: float = 0.0
+    kill_at: tuple[int, bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +83,7 @@ class Round:
     faults: Faults | None = None
     postgres_dies_after: float | None = None
     second: str | None = None
+    service: Illness | None = None
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -67,6 +97,7 @@ class Round:
             "store": self.faults,
             "PostgreSQL dies after": self.postgres_dies_after,
             "at the same time": self.second,
+            "service": self.service,
         }
         told = [f"{what} {how}" for what, how in troubles.items() if how is not None]
         return f"{self.job}, {self.batches} batches meanwhile: {'; '.join(told) or 'no trouble'}"
@@ -82,6 +113,8 @@ class Round:
             endings |= {KILLED}
         if self.postgres_dies_after is not None:
             endings |= {UNAVAILABLE}
+        if self.service is not None:
+            endings |= {KILLED} if self.service.kill_at else {UNAVAILABLE}
         if self.faults is not None:
             killing = self.faults.all_kinds & set(KILLING)
             endings |= {KILLED} if killing else {UNAVAILABLE, VERIFICATION_FAILED}
@@ -133,6 +166,25 @@ def draw(seed: int) -> Schedule:
     ill_reads = Faults(_ILL_READS, dice.randrange(10**6), 0.03) if dice.random() < 0.3 else None
     cold, pooled = dice.random() < 0.7, dice.random() < 0.25
     return Schedule(seed, rounds, cold, pooled, appends, ill_appends, ill_reads)
+
+
+def draw_remote(seed: int) -> Schedule:
+    """The schedule of a seed, where a service fails instead of the store that speaks to it."""
+    schedule = draw(seed)
+    dice = random.Random(f"{seed} remote")
+    rounds = tuple(_at_service(one, dice) for one in schedule.rounds[:_REMOTE_ROUNDS])
+    return replace(schedule, rounds=rounds, ill_appends=None, ill_reads=None)
+
+
+def _at_service(one: Round, dice: random.Random) -> Round:
+    if one.faults is None and one.postgres_dies_after is None:
+        return one
+    if one.faults is not None and one.faults.all_kinds <= set(KILLING):
+        illness = Illness(kill_at=(dice.randint(1, 25), dice.random() < 0.5))
+    else:
+        kinds = tuple(dice.sample(list(Failure), dice.randint(1, 4)))
+        illness = Illness(kinds, dice.randrange(10**6), dice.choice((0.03, 0.1, 0.3)))
+    return replace(one, faults=None, postgres_dies_after=None, service=illness)
 
 
 def _round(dice: random.Random, jobs: dict[str, int], illnesses: tuple[Fault, ...]) -> Round:

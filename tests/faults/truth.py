@@ -109,10 +109,16 @@ def in_files(folder: Path, *, damaged: bool = False) -> set[Key]:
 
     Files that cannot be read fail, unless they may be ``damaged``.
     """
+    return in_contents((path.read_bytes() for path in folder.rglob("*.parquet")), damaged=damaged)
+
+
+def in_contents(files: Iterable[bytes], *, damaged: bool = False) -> set[Key]:
+    """The same of Parquet files in memory."""
     keys: set[Key] = set()
-    for path in sorted(folder.rglob("*.parquet")):
+    for content in files:
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            source = pa.BufferReader(content)
+            with pq.ParquetFile(source, page_checksum_verification=True) as file:
                 table = file.read(columns=["video_id", "timestamp"])
         except (pa.ArrowException, OSError):
             if damaged:

@@ -31,8 +31,9 @@ from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.errors import ArchiverBusy, LeaseLost, Unavailable, VerificationFailed
 from atlas.janitor import Janitor
-from atlas.vault import LocalVault
 from tests.support.faulty_store import Faults, FaultyStore
+from tests.support.impatience import no_pauses
+from tests.support.places import Place
 from tests.support.samples import OLD
 
 #: Samples older than this are archived.
@@ -76,13 +77,15 @@ class Orders:
 
     job: str
     url: str
-    folder: Path
+    place: Place
     log: Path
     arguments: tuple[str, ...] = ()
     kill_at: tuple[str, int] | None = None
     pause_at: tuple[str, int] | None = None
     faults: Faults | None = None
     lease_seconds: float | None = None
+    #: Seconds without a byte after which it gives a request up.
+    patience: float | None = None
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
@@ -148,7 +151,10 @@ def start_server() -> None:
 
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.support.archive_child"])
+    # the clients too, which vaults import at their first use
+    context.set_forkserver_preload(
+        ["tests.support.archive_child", "gcsfs.core", "huggingface_hub.hf_file_system"]
+    )
     return context
 
 
@@ -164,6 +170,10 @@ def _main(orders: Orders) -> None:
         import atlas.archive.lock
 
         atlas.archive.lock.LEASE_SECONDS = orders.lease_seconds
+    if orders.patience is not None:
+        import atlas.vault.backends.gcs
+
+        atlas.vault.backends.gcs._SILENCE_SECONDS = orders.patience
     code = DONE
     try:
         asyncio.run(_work(orders))
@@ -174,11 +184,12 @@ def _main(orders: Orders) -> None:
 
 
 async def _work(orders: Orders) -> None:
-    database, vault = Database(orders.url), LocalVault(orders.folder)
+    database, vault = Database(orders.url), orders.place.vault()
     if orders.faults is not None:
         vault.store = FaultyStore(vault.store, orders.faults)
     try:
-        await JOBS[orders.job](Archiver(database, vault), *orders.arguments)
+        with no_pauses() if orders.place.provider != "local" else contextlib.nullcontext():
+            await JOBS[orders.job](Archiver(database, vault), *orders.arguments)
     finally:
         await database.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,13 +23,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. ``hang``: none until the server closes. ``cut``: the connection ends instead."""
+    """An answer. ``hang``: none until the server closes. ``cut``: the connection ends instead.
+
+    ``until``: the connection ends without an answer when that is set.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     hang: bool = False
     cut: bool = False
+    until: threading.Event | None = None
 
 
 Responder = Callable[[Request], Reply]
@@ -85,10 +90,19 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = False  # so that closing waits for them
     request_queue_size = 128  # a connection over this is dropped, and tried again a second later
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Tell what goes wrong, but not that a client has gone, as those do that are killed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # as it came
+
 
 def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        disable_nagle_algorithm = (
+            True  # head and body are two packets, the second of which would wait
+        )
 
         def setup(self) -> None:
             super().setup()
@@ -104,7 +118,9 @@ def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:
             reply = server.answer(Request(self.command, self.path, headers, body))
             if reply.hang:
                 server.closing.wait()
-            if reply.hang or reply.cut:
+            if reply.until:
+                reply.until.wait()
+            if reply.hang or reply.cut or reply.until:
                 self.close_connection = True
                 return
             self.send_response(reply.status)

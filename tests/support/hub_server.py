@@ -6,6 +6,7 @@ It speaks what `huggingface_hub` asks of it for plain LFS uploads (``HF_HUB_DISA
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -27,7 +28,7 @@ _API = f"/api/datasets/{REPO}"
 #: Files above this go by LFS, and so does all Parquet, as the default .gitattributes of datasets has it.
 _LFS_BYTES = 10 << 20
 #: What each request is, by method and path; the names are those of `Hub.faults` and `Hub.counts`.
-_ROUTES = [
+ROUTES = [
     ("create", "POST", r"/api/repos/create"),
     ("validate", "POST", r"/api/validate-yaml"),
     ("info", "GET", rf"{_API}(?:/revision/(?P<revision>[^/]+))?"),
@@ -70,7 +71,8 @@ class Hub:
 
     ``faults[name]`` is a queue of replies given in place of the next answers to requests of that name;
     one that is ``lost`` is left out after the request was carried out. ``before[name]`` is a queue of
-    calls made before the next ones are. ``counts`` has the requests by name.
+    calls made before the next ones are. ``trouble`` is asked by name where no fault is queued. ``counts``
+    has the requests by name.
     """
 
     def __init__(self, server: LoopbackServer) -> None:
@@ -84,6 +86,7 @@ class Hub:
         self.counts: Counter[str] = Counter()
         self.faults: dict[str, deque[Reply]] = defaultdict(deque)
         self.before: dict[str, deque[Callable[[], object]]] = defaultdict(deque)
+        self.trouble: Callable[[str], Reply | None] = lambda name: None
         self.ranges = True
         server.respond = self._answer
 
@@ -105,7 +108,7 @@ class Hub:
         url = urlsplit(request.path)
         found = (
             (name, match)
-            for name, methods, pattern in _ROUTES
+            for name, methods, pattern in ROUTES
             if request.method in methods.split("|") and (match := re.fullmatch(pattern, url.path))
         )
         name, match = next(found, ("", None))
@@ -114,7 +117,7 @@ class Hub:
         self.counts[name] += 1
         if self.before[name]:
             self.before[name].popleft()()
-        fault = self.faults[name].popleft() if self.faults[name] else None
+        fault = self.faults[name].popleft() if self.faults[name] else self.trouble(name)
         if fault is not None and fault is not self.lost:
             return fault
         try:
@@ -189,7 +192,7 @@ class Hub:
     def _record(self, path: str, content: bytes) -> dict[str, Any]:
         record = {"type": "file", "oid": _git_oid(content), "size": len(content), "path": path}
         if _is_lfs(path, len(content)):
-            oid = hashlib.sha256(content).hexdigest()
+            oid = _sha256(content)
             record["lfs"] = {"oid": oid, "size": len(content), "pointerSize": 134}
         return record
 
@@ -202,7 +205,7 @@ class Hub:
             answer["shouldIgnore"] = False
             if path in files:
                 content = files[path]
-                answer["oid"] = hashlib.sha256(content).hexdigest() if large else _git_oid(content)
+                answer["oid"] = _sha256(content) if large else _git_oid(content)
             answers.append(answer)
         return _json({"files": answers, "commitOid": self.history[-1].sha})
 
@@ -287,15 +290,17 @@ class Hub:
         content = commit.files[path]
         headers = {"x-repo-commit": commit.sha, "etag": f'"{_git_oid(content)}"'}
         if _is_lfs(path, len(content)):
-            oid = hashlib.sha256(content).hexdigest()
+            oid = _sha256(content)
             return Reply(302, b"", {**headers, "location": f"{self.url}/storage/{oid}"})
         return self._ranged(request, content, headers)
 
     def _storage(self, request: Request, query: Any, oid: str) -> Reply:
+        if oid in self.objects:
+            return self._ranged(request, self.objects[oid], {})
         # by content, because a file that was committed by hand was never uploaded
         for commit in reversed(self.history):
             for content in commit.files.values():
-                if hashlib.sha256(content).hexdigest() == oid:
+                if _sha256(content) == oid:
                     return self._ranged(request, content, {})
         raise Refused(404)
 
@@ -315,6 +320,13 @@ def _is_lfs(path: str, size: int) -> bool:
     return size > 0 and (path.endswith(".parquet") or size > _LFS_BYTES)
 
 
+# kept: the history holds the contents anyway, and large ones are asked about again and again
+@functools.lru_cache(4096)
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@functools.lru_cache(4096)
 def _git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 

@@ -6,7 +6,9 @@ when it is finished; ``ifGenerationMatch`` makes a write conditional (cloud.goog
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,7 +57,7 @@ class GCSStore(FsspecStore):
         # the plain JSON interface: the class gcsfs exports opens a gRPC channel beside it
         from gcsfs.core import GCSFileSystem
 
-        with self._told(""):
+        with self._told(""), self._key_file_read():
             return GCSFileSystem(
                 token=self._token,
                 endpoint_url=self._endpoint,
@@ -112,7 +114,7 @@ class GCSStore(FsspecStore):
         name = (self._root + key).removeprefix(f"{self._bucket}/")
         with self._told(key):
             try:
-                self.fs.call(
+                made = self.fs.call(
                     "POST",
                     self.fs.base.replace("/storage/v1/", "/upload/storage/v1/") + "b/{}/o",
                     self._bucket,
@@ -120,18 +122,48 @@ class GCSStore(FsspecStore):
                     ifGenerationMatch="0" if entry is None else str(entry["generation"]),
                     headers={"Content-Type": f'multipart/related; boundary="{mark}"'},
                     data=_multipart(mark, {"name": name, "metadata": {_MARK: mark}}, new),
+                    json_out=True,
                 )
             except FileNotFoundError as error:
                 raise self._no_bucket() from error
             except FileExistsError:
                 return self._is_mine(key, mark)
+        if made["md5Hash"] != _md5(new):
+            raise VerificationFailed(f"{key}: stored is not what was sent", path=key)
         return True
 
+    def get_bytes(self, key: str) -> bytes | None:
+        """The object's content, or None: one request, so that no writer can replace it in between.
+
+        Its MD5 is compared; `VaultUnavailable` where something else arrived.
+        """
+        key = check_key(key)
+        with self._told(key):
+            try:
+                headers, content = self.fs.call("GET", self.fs.url(self._root + key))
+            except FileNotFoundError:
+                self._bucket_exists()
+                return None
+        sums = [
+            one.strip() for said in headers.getall("x-goog-hash", []) for one in said.split(",")
+        ]
+        # composed objects have none
+        if any(one.startswith("md5=") and one != f"md5={_md5(content)}" for one in sums):
+            raise VaultUnavailable(f"{key}: what arrived is not what is stored", path=key)
+        return bytes(content)
+
     def _create(self, key: str, source: BinaryIO) -> None:
+        from gcsfs.retry import ChecksumError
+
         mark = uuid.uuid4().hex
         with local_copy(source) as path, self._told(key):
             try:
                 self._upload(key, path, mode="create", metadata={_MARK: mark})
+            except ChecksumError:
+                # else whoever tries again would meet it and take it for what he wants to write
+                if self._is_mine(key, mark):
+                    self.fs.rm_file(self._root + key)
+                raise
             except FileExistsError:
                 if not self._is_mine(key, mark):
                     raise taken(key) from None
@@ -187,6 +219,21 @@ class GCSStore(FsspecStore):
         )
 
     @contextlib.contextmanager
+    def _key_file_read(self) -> Iterator[None]:
+        """gcsfs takes a path without a file for an access token, and sends it to Google to ask about it."""
+        path = self._token
+        try:
+            if path not in (None, "anon"):
+                json.loads(Path(path).read_bytes())
+            yield
+        except (OSError, ValueError, KeyError) as error:
+            # not as the cause: a parser's error holds what it was to parse
+            raise VaultDenied(
+                f"gs://{self._bucket}: {path} is no readable key file ({type(error).__name__})",
+                hint="set GOOGLE_APPLICATION_CREDENTIALS to a readable key file",
+            ) from None
+
+    @contextlib.contextmanager
     def _told(self, key: str) -> Iterator[None]:
         try:
             yield
@@ -202,6 +249,10 @@ class GCSStore(FsspecStore):
 def _info(key: str, entry: dict[str, Any]) -> ObjectInfo:
     updated = entry.get("updated")
     return ObjectInfo(key, int(entry["size"]), datetime.fromisoformat(updated) if updated else None)
+
+
+def _md5(content: bytes) -> str:
+    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
 def _multipart(boundary: str, resource: dict[str, Any], content: bytes) -> bytes:

@@ -236,7 +236,7 @@ class HuggingFaceStore(FsspecStore):
 
         False: ``head`` is no longer the head.
         """
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub import CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
         mark = uuid.uuid4().hex
@@ -244,7 +244,7 @@ class HuggingFaceStore(FsspecStore):
             (
                 CommitOperationDelete(self._prefix + key)
                 if path is None
-                else CommitOperationAdd(self._prefix + key, str(path))
+                else _addition(self._prefix + key, path)
             )
             for key, path in files.items()
         ]
@@ -292,6 +292,17 @@ class HuggingFaceStore(FsspecStore):
             if isinstance(error, FileNotFoundError) and _status(error) is None:
                 raise
             _raise(error, key, self._repo)
+
+
+def _addition(path_in_repo: str, path: Path) -> Any:
+    """A file of a commit; FileNotFoundError, where the client has a ValueError, if it is gone."""
+    from huggingface_hub import CommitOperationAdd
+
+    try:
+        return CommitOperationAdd(path_in_repo, str(path))
+    except ValueError:
+        path.stat()
+        raise
 
 
 def _status(error: BaseException | None) -> int | None:

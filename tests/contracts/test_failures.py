@@ -1,0 +1,80 @@
+"""What is missing is None, what fails is an error: on every service, from every method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from atlas.errors import VaultDenied, VaultUnavailable
+from atlas.vault import Vault
+from tests.contracts.conftest import HUB_WARNS
+from tests.support import gcs_proxy, hub_server
+from tests.support.gcs_proxy import Gcs
+from tests.support.http import Reply
+from tests.support.hub_server import Hub
+from tests.support.impatience import no_pauses
+
+#: More failures than anybody tries again.
+FOR_EVER = 99
+
+METHODS: dict[str, Callable[[Vault], Any]] = {
+    "fetch_json": lambda vault: vault.fetch_json("a.json"),
+    "fetch_binary": lambda vault: vault.fetch_binary("a"),
+    "fetch_metadata": lambda vault: vault.fetch_metadata("V1", "2026-01-15"),
+    "fetch_transcript": lambda vault: vault.fetch_transcript("V1"),
+    "fetch_visual_evidence": lambda vault: vault.fetch_visual_evidence("V1"),
+    "list_files": lambda vault: vault.list_files("a"),
+    "stat": lambda vault: vault.store.stat("a"),
+    "open": lambda vault: vault.store.open("a"),
+    "get_bytes": lambda vault: vault.store.get_bytes("a"),
+    "compare_and_swap": lambda vault: vault.store.compare_and_swap("a", None, b"1"),
+    "store_json": lambda vault: vault.store_json("a.json", 1),
+    "put_bytes": lambda vault: vault.store.put_bytes("a", b"1", overwrite=False),
+    "delete": lambda vault: vault.store.delete(["a"]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with no_pauses():
+        yield
+
+
+@pytest.fixture(params=["gcs", pytest.param("huggingface", marks=HUB_WARNS)])
+def service(request: pytest.FixtureRequest) -> tuple[Gcs | Hub, Vault]:
+    """A service and a vault on it."""
+    if request.param == "gcs":
+        return request.getfixturevalue("gcs"), Vault(request.getfixturevalue("bucket"))
+    return request.getfixturevalue("hub"), request.getfixturevalue("hub_vault")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_refusal_is_told_at_once_and_not_as_a_gap(
+    service: tuple[Gcs | Hub, Vault], method: str, status: int
+) -> None:
+    server, vault = service
+    fail_everything(server, Reply(status, b'{"error": {"message": "no"}}'))
+    with pytest.raises(VaultDenied) as caught:
+        METHODS[method](vault)
+    assert caught.value.hint
+    assert sum(server.counts.values()) == 1
+
+
+@pytest.mark.parametrize("fault", [Reply(500), Reply(503), Reply(429), Reply(cut=True)], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_service_that_is_down_is_told_and_not_as_a_gap(
+    service: tuple[Gcs | Hub, Vault], method: str, fault: Reply
+) -> None:
+    server, vault = service
+    fail_everything(server, fault)
+    with pytest.raises(VaultUnavailable):
+        METHODS[method](vault)
+
+
+def fail_everything(server: Gcs | Hub, reply: Reply) -> None:
+    """Every request has this answer."""
+    for name, *_ in gcs_proxy.ROUTES if isinstance(server, Gcs) else hub_server.ROUTES:
+        server.faults[name].extend([reply] * FOR_EVER)
