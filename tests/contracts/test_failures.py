@@ -74,6 +74,22 @@ def test_a_service_that_is_down_is_told_and_not_as_a_gap(
         METHODS[method](vault)
 
 
+@pytest.mark.parametrize("fault", [Reply(500), Reply(cut=True)], ids=["500", "cut"])
+def test_rows_of_a_write_that_failed_wait_and_are_not_taken_for_delivered(
+    service: tuple[Gcs | Hub, Vault], fault: Reply
+) -> None:
+    server, vault = service
+    write = "upload" if isinstance(server, Gcs) else "commit"
+    server.faults[write].extend([fault] * FOR_EVER)
+    assert vault.append_metrics([{"video_id": "V1", "views": 1}]) == 1
+    assert vault.pending().count == 1
+    server.faults.clear()
+    assert vault.list_files("metrics") == []
+    assert vault.flush() == 1
+    assert vault.pending().count == 0
+    assert len(vault.list_files("metrics")) == 1
+
+
 def fail_everything(server: Gcs | Hub, reply: Reply) -> None:
     """Every request has this answer."""
     for name, *_ in gcs_proxy.ROUTES if isinstance(server, Gcs) else hub_server.ROUTES:

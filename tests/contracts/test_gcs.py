@@ -404,8 +404,11 @@ def test_a_key_that_was_revoked_is_denied_and_says_which_setting(
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"type": "service_account"}'])
 def test_a_key_file_that_is_missing_or_none_is_denied_without_asking_anybody(
-    gcs: Gcs, tmp_path: Path, content: str | None
+    gcs: Gcs, tmp_path: Path, content: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What is no file gcsfs takes for a token, and asks Google about it."""
+    asked: list[str] = []
+    monkeypatch.setattr("gcsfs.credentials.requests.get", lambda url, **_: asked.append(url))
     path = tmp_path / "key.json"
     if content is not None:
         path.write_text(content)
@@ -414,3 +417,4 @@ def test_a_key_file_that_is_missing_or_none_is_denied_without_asking_anybody(
         vault.fetch_json("x.json")
     assert "GOOGLE_APPLICATION_CREDENTIALS" in str(caught.value)
     assert not gcs.counts
+    assert not asked
