@@ -11,6 +11,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from atlas import scheduling
 from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.errors import LeaseLost
@@ -43,6 +44,7 @@ def _main(url: str, seed: int, environment: dict[str, str]) -> None:
     reset_settings()
     # the work of the dead comes back while the others are still at it
     leases.LEASE = "interval '400 milliseconds'"
+    scheduling.work._FIRST_WAIT, scheduling.work._LONGEST_WAIT = 0.05, 0.2
     with contextlib.suppress(TimeoutError):
         asyncio.run(asyncio.wait_for(_work(url, seed), LONGEST_LIFE))
 
