@@ -7,7 +7,6 @@ and row version in the transaction that makes the file live. A row that changed 
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,6 +32,7 @@ from atlas.repositories.partitions import Partitions
 from atlas.repositories.stats import EARLIEST
 from atlas.types import Dataset
 from atlas.vault import Vault, get_vault
+from atlas.vault.offload import offload
 from atlas.vault.parquet import VIDEOS_SCHEMA
 
 log = structlog.get_logger()
@@ -157,10 +157,10 @@ class Janitor:
             with workdir() as folder:
                 path = folder / "videos.parquet"
                 table = _table(videos, file.seq)
-                facts = await asyncio.to_thread(write_videos, table, path, steps.footer(file))
+                facts = await offload(write_videos, table, path, steps.footer(file))
                 await steps.put(file, path)
                 await steps.written(file, facts)
-                await asyncio.to_thread(verify_videos, store, file, facts, folder)
+                await offload(verify_videos, store, file, facts, folder)
                 await steps.verified(file, facts)
 
             async def delete(session: AsyncSession) -> int:
@@ -176,7 +176,7 @@ class Janitor:
         if not left:
             return
         # the objects first: one that cannot be read has no owner's mark, and clean-up would leave it
-        await asyncio.to_thread(steps.store.delete, [file.object_key for file in left])
+        await offload(steps.store.delete, [file.object_key for file in left])
         async with self.database.transaction() as session:
             ledger = await steps.ledger(session)
             for file in left:

@@ -7,7 +7,6 @@ cold, and among cold files the higher ``seq`` counts.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from atlas.repositories.snapshot import (
 )
 from atlas.types import Dataset, ObjectStore, check_id
 from atlas.vault import Vault, get_vault
+from atlas.vault.offload import offload
 
 __all__ = ["COLUMNS", "StatsReader"]
 
@@ -98,13 +98,13 @@ class StatsReader:
             joined(lambda: self.store, spans, selection, _needed(wanted), by_time=ordered_by_time)
         )
         try:
-            while (table := await asyncio.to_thread(tables.next)) is not None:
+            while (table := await offload(tables.next)) is not None:
                 if table.num_rows:
                     for batch in table.select(wanted.names).to_batches(max_chunksize=_ROWS):
                         yield batch
         finally:
             # in a thread: it waits for the reads that are under way
-            await asyncio.to_thread(tables.close)
+            await offload(tables.close)
 
     async def count(
         self,
@@ -120,10 +120,10 @@ class StatsReader:
         tables = Blocking(joined(lambda: self.store, unknown, selection, _needed(_schema(()))))
         counted = sum(rows or 0 for _, rows in known)
         try:
-            while (table := await asyncio.to_thread(tables.next)) is not None:
+            while (table := await offload(tables.next)) is not None:
                 counted += table.num_rows
         finally:
-            await asyncio.to_thread(tables.close)
+            await offload(tables.close)
         return counted
 
     async def _spans(self, selection: Selection) -> tuple[Selection, list[Span]]:
@@ -146,15 +146,15 @@ class StatsReader:
     async def _look(self, selection: Selection) -> tuple[Snapshot, list[ColdFile] | None]:
         """The snapshot, and then the appended files; None where the vault need not be asked."""
         url = await self.database.libpq_url()
-        snapshot = await asyncio.to_thread(read_snapshot, url, selection)
+        snapshot = await offload(read_snapshot, url, selection)
         for file in snapshot.files:
             if file.vault != self.store.identity:
                 raise WrongVault(
                     f"the ledger names files in {file.vault}, the configured vault is {self.store.identity}"
                 )
-        if await asyncio.to_thread(self._is_hot_only, snapshot, selection):
+        if await offload(self._is_hot_only, snapshot, selection):
             return snapshot, None
-        appended = await asyncio.to_thread(
+        appended = await offload(
             lambda: list(appended_files(self.store, Selection(), snapshot.adopted))
         )
         if appended and not snapshot.metrics_seen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from atlas.repositories.erasure import FORGOTTEN
 from atlas.repositories.snapshot import remember_metrics
 from atlas.types import Dataset, ObjectStore, Progress
 from atlas.vault.layout import metrics_hour
+from atlas.vault.offload import offload
 
 log = structlog.get_logger()
 
@@ -56,9 +56,7 @@ async def compact(
         live = await LedgerReader(session).live_files(Dataset.STATS)
         adopted = await LedgerReader(session).keys(Dataset.METRICS)
         forgotten = await forgotten_ids(session)
-    appended = await asyncio.to_thread(
-        lambda: list(closed_metrics(steps.store, now - _HOUR_CLOSED, adopted))
-    )
+    appended = await offload(lambda: list(closed_metrics(steps.store, now - _HOUR_CLOSED, adopted)))
     jobs = _jobs(live, appended, target_bytes)
     if dry_run:
         return CompactionReport(len(jobs), sum(map(len, jobs.values())))
@@ -92,7 +90,7 @@ async def notice_metrics(steps: Steps) -> None:
     """Note that the vault holds appended metrics, so that reads of recent samples look there too."""
     if steps.control.metrics_seen:
         return
-    listed = await asyncio.to_thread(lambda: next(steps.store.list(str(Dataset.METRICS)), None))
+    listed = await offload(lambda: next(steps.store.list(str(Dataset.METRICS)), None))
     if listed is not None:
         async with steps.database.transaction() as session:
             await remember_metrics(session)

@@ -5,7 +5,6 @@ docs/archive.md tells the protocol; each function here is one of its steps.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterable
@@ -31,6 +30,7 @@ from atlas.repositories.archive import LedgerReader
 from atlas.repositories.erasure import Erasure
 from atlas.types import ObjectStore, Progress, check_id
 from atlas.vault import Vault, get_vault
+from atlas.vault.offload import offload
 
 log = structlog.get_logger()
 
@@ -102,13 +102,13 @@ class Archiver:
         """
         store = self.store
         # the store first: whatever has a name in the ledger had it before it had an object
-        objects = await asyncio.to_thread(stored, store)
+        objects = await offload(stored, store)
         async with self.database.transaction(read_only=True) as session:
             ledger = LedgerReader(session)
             files = await ledger.named_files()
             control = await ledger.control()
         tell = progress or (lambda done, total, what: None)
-        return await asyncio.to_thread(
+        return await offload(
             lambda: list(compare(store, objects, files, control.owner, deep=deep, tell=tell))
         )
 

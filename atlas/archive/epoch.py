@@ -8,7 +8,6 @@ neither recorded nor announced, and is refused.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from atlas.errors import CorruptObject, EpochBehind, WrongVault
 from atlas.repositories.archive import Control, LedgerReader
 from atlas.repositories.control import ControlWriter
 from atlas.types import ObjectStore
+from atlas.vault.offload import offload
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ async def advance_epoch(database: Database, store: ObjectStore, fence: int) -> C
     control = await bind(database, store)
     assert control.owner is not None
     key = epoch_key(control.owner)
-    found = await asyncio.to_thread(_read, store, key)
+    found = await offload(_read, store, key)
     if (
         found is not None
         and found.epoch == control.epoch + 1
@@ -77,9 +77,9 @@ async def advance_epoch(database: Database, store: ObjectStore, fence: int) -> C
     async with database.transaction() as session:
         await ControlWriter(session).announce(mark.nonce, fence)
     before = None if expected is None else expected.encode()
-    if not await asyncio.to_thread(store.compare_and_swap, key, before, mark.encode()):
+    if not await offload(store.compare_and_swap, key, before, mark.encode()):
         # an unclear answer of the store may hide our own swap: read before judging
-        found = await asyncio.to_thread(_read, store, key)
+        found = await offload(_read, store, key)
         if found != mark:
             await _check_fence(database, fence)
             raise _behind(control, found, key)
@@ -91,10 +91,10 @@ async def adopt_vault(database: Database, store: ObjectStore, fence: int) -> Con
     control = await bind(database, store)
     assert control.owner is not None
     key = epoch_key(control.owner)
-    raw = await asyncio.to_thread(store.get_bytes, key)
+    raw = await offload(store.get_bytes, key)
     found = None if raw is None else _decode(raw, key)
     mark = _Mark(max(control.epoch, found.epoch if found else 0) + 1, uuid.uuid4())
-    if not await asyncio.to_thread(store.compare_and_swap, key, raw, mark.encode()):
+    if not await offload(store.compare_and_swap, key, raw, mark.encode()):
         raise EpochBehind(f"{key} changed while it was being adopted", hint="try again")
     return await _record(database, mark, fence)
 
@@ -147,7 +147,7 @@ async def examine_epoch(database: Database, store: ObjectStore) -> str:
             f"this database archives into {control.vault}, the configured vault is {store.identity}"
         )
     key = epoch_key(control.owner)
-    found = await asyncio.to_thread(_read, store, key)
+    found = await offload(_read, store, key)
     expected = None if control.nonce is None else _Mark(control.epoch, control.nonce)
     pending = found is not None and found.nonce == control.pending_nonce
     if found != expected and not pending:

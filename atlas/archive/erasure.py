@@ -8,7 +8,6 @@ a scan that has one of them open may fail, and finds the new files when it begin
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from atlas.repositories.snapshot import ColdFile, Selection
 from atlas.types import Dataset, ObjectStore, Progress
 from atlas.vault import Vault
 from atlas.vault.layout import flat_transcript_key, transcript_key, visuals_key
+from atlas.vault.offload import offload
 from atlas.vault.parquet import UNDECODABLE
 
 log = structlog.get_logger()
@@ -95,7 +95,7 @@ async def forget(
         await Erasure(session).bar(ids)
     log.debug("forget_barred", videos=len(ids))
     # rows that wait on this machine's disk become objects, which are found below
-    await asyncio.to_thread(vault.flush)
+    await offload(vault.flush)
     await abandon_outputs(steps)
     await Run(steps, _ANY_TIME[0], None).finish_left()
     found.hot = await _delete_rows(steps, ids)
@@ -104,7 +104,7 @@ async def forget(
     await _rewrite_videos(steps, ids, found)
     await _delete_leftovers(steps, ids, found)
     tell(0, None, "documents")
-    found.documents = await asyncio.to_thread(_delete_documents, steps.store, ids)
+    found.documents = await offload(_delete_documents, steps.store, ids)
     # a transaction that had begun before the ids were barred may have written since
     found.hot += await _delete_rows(steps, ids)
     async with steps.database.transaction() as session:
@@ -160,13 +160,11 @@ async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell
         live = await ledger.live_files(Dataset.STATS)
         adopted = await ledger.keys(Dataset.METRICS)
     candidates = [Input.of(file) for file in live]
-    appended = await asyncio.to_thread(
-        lambda: list(appended_files(steps.store, Selection(), adopted))
-    )
+    appended = await offload(lambda: list(appended_files(steps.store, Selection(), adopted)))
     candidates += [Input(file.object_key, None, file.first) for file in appended]
     for number, one in enumerate(candidates):
         tell(number, len(candidates), "files")
-        if not await asyncio.to_thread(_holds, steps.store, one.key, one.file, ids):
+        if not await offload(_holds, steps.store, one.key, one.file, ids):
             continue
         done = await rewrite(steps, [one], target_bytes=TARGET_BYTES, excluded=ids)
         found.files.append(
@@ -200,7 +198,7 @@ async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> 
     """Delete what was replaced, now or earlier, and what dead runs left, where it holds such rows."""
     store = steps.store
     # the ledger after the store: whatever has an object had its name in the ledger before
-    objects = await asyncio.to_thread(stored, store)
+    objects = await offload(stored, store)
     async with steps.database.transaction() as session:
         ledger = await steps.ledger(session)
         retired = await ledger.retired_files()
@@ -226,7 +224,7 @@ async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> 
         store.delete([*(file.object_key for file in files), *strays])
         return files, strays
 
-    files, strays = await asyncio.to_thread(holding)
+    files, strays = await offload(holding)
     await steps.forget_objects(files)
     found.objects += [*(file.object_key for file in files), *strays]
 
@@ -253,7 +251,7 @@ async def _rewrite_videos(steps: Steps, ids: Sequence[str], found: _Found) -> No
         if not selection.may_touch(*_ANY_TIME, file.min_video_id, file.max_video_id):
             continue
         with workdir() as folder:
-            table = await asyncio.to_thread(_videos, steps.store, file, folder)
+            table = await offload(_videos, steps.store, file, folder)
             if table is None:
                 continue
             mask = pc.is_in(table["id"], value_set=pa.array(list(ids), pa.string()))
@@ -316,9 +314,9 @@ async def _put_videos(steps: Steps, old: FileRecord, table: pa.Table, folder: Pa
             )
         )
     path = folder / "videos.parquet"
-    facts = await asyncio.to_thread(write_videos, table, path, steps.footer(file))
+    facts = await offload(write_videos, table, path, steps.footer(file))
     await steps.put(file, path)
     await steps.written(file, facts)
-    await asyncio.to_thread(verify_videos, steps.store, file, facts, folder)
+    await offload(verify_videos, steps.store, file, facts, folder)
     await steps.verified(file, facts)
     return file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections import Counter
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from atlas.errors import Conflict, InvalidInput
 from atlas.repositories.archive import FileFacts, NewFile
 from atlas.repositories.rebuilding import FoundFile, LedgerRebuilding
 from atlas.types import Dataset, ObjectInfo, ObjectStore, Progress
+from atlas.vault.offload import offload
 from atlas.vault.parquet import ROW_GROUP_ROWS
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ async def rebuild(
                 "this database has a ledger already",
                 hint="rebuild into an empty one: a new database after `atlas db upgrade`",
             )
-    objects = await asyncio.to_thread(_owned, store, owner)
+    objects = await offload(_owned, store, owner)
     owner = objects.owner
     found: dict[tuple[Dataset, int], FoundFile] = {}
     skipped: list[str] = []
@@ -64,7 +64,7 @@ async def rebuild(
             progress(number, len(objects.infos), info.key)
         with workdir() as folder:
             try:
-                file = await asyncio.to_thread(_examine, store, info, folder)
+                file = await offload(_examine, store, info, folder)
             except (pa.ArrowException, OSError, EOFError, KeyError, ValueError) as error:
                 log.warning("rebuild_object_skipped", key=info.key, error=str(error))
                 skipped.append(f"{info.key}: {error}")

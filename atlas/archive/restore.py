@@ -7,7 +7,6 @@ same as the cold ones; what was corrected meanwhile stays hot and takes the way 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +29,7 @@ from atlas.repositories.partitions import Partitions
 from atlas.repositories.restored import Pin, Pins, StagedSamples
 from atlas.repositories.snapshot import Selection
 from atlas.types import Dataset, Progress, utc
+from atlas.vault.offload import offload
 
 log = structlog.get_logger()
 
@@ -114,9 +114,7 @@ async def _inputs(steps: Steps, span: Pin) -> list[Input]:
         ledger = LedgerReader(session)
         live = await ledger.live_files(Dataset.STATS)
         adopted = await ledger.keys(Dataset.METRICS)
-    appended = await asyncio.to_thread(
-        lambda: list(appended_files(steps.store, selection, adopted))
-    )
+    appended = await offload(lambda: list(appended_files(steps.store, selection, adopted)))
     return [
         Input.of(file)
         for file in live
@@ -149,9 +147,9 @@ async def _samples(steps: Steps, inputs: list[Input], span: Pin) -> AsyncIterato
         forgotten = frozenset(await forgotten_ids(session))
     with workdir() as folder:
         source = Source(steps.store, inputs, forgotten, folder)
-        for day in await asyncio.to_thread(source.open):
+        for day in await offload(source.open):
             tables = source.sorted_rows(day)
-            while (table := await asyncio.to_thread(next, tables, None)) is not None:
+            while (table := await offload(next, tables, None)) is not None:
                 inside = pc.and_(
                     pc.greater_equal(table["timestamp"], since),
                     pc.less(table["timestamp"], until),

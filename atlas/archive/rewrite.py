@@ -7,7 +7,6 @@ changed for readers, and a run that dies leaves outputs that the next one throws
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from atlas.repositories.archive import FileFacts, FileRecord, NewFile
 from atlas.repositories.replacement import AppendedFile, Replacement
 from atlas.types import Dataset, ObjectStore
 from atlas.vault.metrics import digest_differs
+from atlas.vault.offload import offload
 from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, UNDECODABLE, open_writer
 
 log = structlog.get_logger()
@@ -108,7 +108,7 @@ async def rewrite(
     batch_id = uuid.uuid4()
     with workdir() as folder:
         source = Source(steps.store, inputs, frozenset(excluded), folder)
-        days = await asyncio.to_thread(source.open)
+        days = await offload(source.open)
         outputs: list[FileRecord] = []
         size = 0
         for day in days:
@@ -150,7 +150,7 @@ async def abandon_outputs(steps: Steps) -> None:
         left = [file for file in await ledger.open_files() if file.merged]
     if left:
         # the objects first: a name that nothing remembers would have to wait for clean-up
-        await asyncio.to_thread(steps.store.delete, [file.object_key for file in left])
+        await offload(steps.store.delete, [file.object_key for file in left])
         async with steps.database.transaction() as session:
             ledger = await steps.ledger(session)
             for file in left:
@@ -287,15 +287,15 @@ async def _written(
 ) -> AsyncIterator[tuple[FileRecord, FileFacts]]:
     """Write the rows of one day and prove each file, up to verified."""
     tables = source.sorted_rows(day)
-    first = await asyncio.to_thread(next, tables, None)
+    first = await offload(next, tables, None)
     while first is not None:
         file = await _announce(steps, day, batch_id)
         path = folder / "output.parquet"
         output = _Output(path, steps.footer(file), source.tally.written)
-        first = await asyncio.to_thread(output.write, first, tables, target_bytes)
+        first = await offload(output.write, first, tables, target_bytes)
         await steps.put(file, path)
         await steps.written(file, output.facts)
-        await asyncio.to_thread(
+        await offload(
             verify_samples,
             steps.store,
             file.object_key,

@@ -23,6 +23,7 @@ from atlas.repositories.archive import FileFacts, FileRecord, LedgerReader, NewF
 from atlas.repositories.erasure import NOT_FORGOTTEN
 from atlas.repositories.partitions import Partition
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
+from atlas.vault.offload import offload
 
 log = structlog.get_logger()
 
@@ -195,16 +196,14 @@ class Run:
         if file.state == ArchiveState.SEALED:
             path = folder / "slice.parquet"
             url = await self.database.libpq_url()
-            facts = await asyncio.to_thread(self._export, file, path, url)
+            facts = await offload(self._export, file, path, url)
             log.debug("archive_exported", key=file.object_key, rows=facts.row_count)
             await self.steps.put(file, path)
             await self.steps.written(file, facts)
         else:
             facts = file.facts
         if file.state != ArchiveState.VERIFIED:
-            await asyncio.to_thread(
-                verify_samples, self.store, file.object_key, facts, file.seq, folder
-            )
+            await offload(verify_samples, self.store, file.object_key, facts, file.seq, folder)
             await self.steps.verified(file, facts)
         await self.steps.live(file)
         return facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import time
 import uuid
@@ -24,6 +23,7 @@ from atlas.errors import ObjectExists, VaultUnavailable, VerificationFailed
 from atlas.repositories.archive import Control, FileFacts, FileRecord, LedgerWriter
 from atlas.repositories.replacement import Replacement
 from atlas.types import Dataset, ObjectStore
+from atlas.vault.offload import offload
 
 log = structlog.get_logger()
 
@@ -64,13 +64,13 @@ class Steps:
     async def put(self, file: FileRecord, path: Path) -> None:
         """Create the object. An unclear answer is settled by looking, never by writing again."""
         try:
-            await asyncio.to_thread(self.store.put_files, [(file.object_key, path)])
+            await offload(self.store.put_files, [(file.object_key, path)])
         except ObjectExists:
             # an earlier run died after its put; verification says whether the object is the right one
             log.info("archive_object_found", key=file.object_key)
         except VaultUnavailable:
             # the answer is lost, the object perhaps not
-            if await asyncio.to_thread(self.store.stat, file.object_key) is None:
+            if await offload(self.store.stat, file.object_key) is None:
                 raise
         log.debug("archive_stored", key=file.object_key)
 
@@ -124,7 +124,7 @@ class Steps:
             key = object_key(Dataset(file.dataset), file.slice_start, file.seq)
             dropped = await ledger.send_back(file, key)
             renamed = await ledger.get(file.id)
-        await asyncio.to_thread(self.store.delete, [dropped.object_key])
+        await offload(self.store.delete, [dropped.object_key])
         await self.forget_objects([dropped])
         return renamed
 

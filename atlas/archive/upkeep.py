@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from atlas.archive.steps import Steps, workdir
 from atlas.repositories.archive import FileRecord
 from atlas.repositories.replacement import Replacement
 from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
+from atlas.vault.offload import offload
 from atlas.vault.parquet import UNDECODABLE
 
 log = structlog.get_logger()
@@ -55,19 +55,19 @@ async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> Gar
     store = steps.store
     if not dry_run:
         await abandon_outputs(steps)
-    objects = await asyncio.to_thread(stored, store)
+    objects = await offload(stored, store)
     async with steps.database.transaction() as session:
         ledger = Replacement(session, steps.fence)
         await ledger.hold()
         named = {file.object_key for file in await ledger.named_files()}
         expired = await ledger.expired(older_than)
         gone = await ledger.gone_keys()
-    found = await asyncio.to_thread(
+    found = await offload(
         lambda: list(garbage(store, objects, named, gone, steps.control.owner, older_than))
     )
     keys = (*(file.object_key for file in expired), *(info.key for info in found))
     if not dry_run:
-        await asyncio.to_thread(store.delete, keys)
+        await offload(store.delete, keys)
         await steps.forget_objects(expired)
     log.info("garbage_collected", objects=len(keys), dry_run=dry_run)
     return GarbageReport(

@@ -16,6 +16,7 @@ from atlas.vault.backends.gcs import GCSStore
 from atlas.vault.backends.huggingface import HuggingFaceStore
 from atlas.vault.backends.local import LocalStore
 from atlas.vault.backends.memory import MemoryStore
+from atlas.vault.calls import PatientStore
 from atlas.vault.commits import CommitBudget
 from atlas.vault.facade import Vault
 from atlas.vault.layout import check_folder
@@ -46,7 +47,7 @@ class HuggingFaceVault(Vault):
         # the Hub counts by repository, whatever the prefix
         budget = CommitBudget(home, repo_id, settings.hf_commits_per_hour)
         store = HuggingFaceStore(repo_id, prefix, token=token, endpoint=endpoint, budget=budget)
-        super().__init__(store, home)
+        super().__init__(PatientStore(store), home)
 
 
 class GCSVault(Vault):
@@ -72,10 +73,8 @@ class GCSVault(Vault):
         if not bucket_name:
             raise ConfigurationError("no bucket is named", hint="set GCS_BUCKET_NAME")
         token = None if credentials is None else str(credentials)
-        super().__init__(
-            GCSStore(bucket_name, prefix, token=token, endpoint=endpoint),
-            home or settings.atlas_home,
-        )
+        store = GCSStore(bucket_name, prefix, token=token, endpoint=endpoint)
+        super().__init__(PatientStore(store), home or settings.atlas_home)
 
 
 class LocalVault(Vault):

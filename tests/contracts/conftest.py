@@ -12,6 +12,7 @@ import pytest
 from atlas.vault import LocalVault, MemoryVault, Vault
 from atlas.vault.backends.gcs import GCSStore
 from atlas.vault.backends.huggingface import HuggingFaceStore
+from atlas.vault.calls import PatientStore
 from tests.support import gcs_proxy, hub_server
 from tests.support.gcs_proxy import Gcs
 from tests.support.hub_server import Hub
@@ -56,7 +57,7 @@ def hub() -> Iterator[Hub]:
 def hub_vault(hub: Hub, tmp_path: Path) -> Vault:
     """A vault in that repository."""
     store = HuggingFaceStore(hub_server.REPO, "run", token=hub_server.TOKEN, endpoint=hub.url)
-    return Vault(store, tmp_path / "home")
+    return Vault(PatientStore(store), tmp_path / "home")
 
 
 @pytest.fixture(params=["local", "memory", "gcs", pytest.param("huggingface", marks=HUB_WARNS)])
@@ -68,7 +69,7 @@ def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
     if request.param == "huggingface":
         found: Vault = request.getfixturevalue("hub_vault")
         return found
-    return Vault(request.getfixturevalue("bucket"))
+    return Vault(PatientStore(request.getfixturevalue("bucket")))
 
 
 @pytest.fixture(params=["local", "gcs", pytest.param("huggingface", marks=HUB_WARNS)])

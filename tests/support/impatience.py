@@ -8,19 +8,17 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from unittest import mock
 
+import atlas.retry
+
 
 @contextmanager
 def no_pauses() -> Iterator[None]:
-    """No client pauses between two tries of a request."""
-    import gcsfs.retry
+    """Neither Atlas nor the Hub's client pauses between two tries of a request."""
     import huggingface_hub.utils._http as hub_http
-
-    async def at_once(seconds: float) -> None:
-        pass
 
     clock = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
     with (
-        mock.patch.object(gcsfs.retry, "asyncio", SimpleNamespace(sleep=at_once)),
+        mock.patch.object(atlas.retry, "block", return_value=None),
         mock.patch.object(hub_http, "time", clock),
     ):
         yield

@@ -10,6 +10,7 @@ from pathlib import Path
 from atlas.vault import LocalVault, Vault
 from atlas.vault.backends.gcs import GCSStore
 from atlas.vault.backends.huggingface import HuggingFaceStore
+from atlas.vault.calls import PatientStore
 from tests.support import gcs_proxy, hub_server
 
 # read by the client when it is imported: uploads by plain HTTP, and no calls home
@@ -43,10 +44,10 @@ class Place:
                 return LocalVault(self.where, home=self.home)
             case "gcs":
                 store = GCSStore(gcs_proxy.BUCKET, self.prefix, token="anon", endpoint=self.where)
-                return Vault(store, self.home)
+                return Vault(PatientStore(store), self.home)
             case "huggingface":
                 hub = HuggingFaceStore(
                     hub_server.REPO, self.prefix, token=hub_server.TOKEN, endpoint=self.where
                 )
-                return Vault(hub, self.home)
+                return Vault(PatientStore(hub), self.home)
         raise ValueError(self.provider)

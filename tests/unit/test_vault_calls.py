@@ -1,0 +1,198 @@
+"""Calls of a remote store end, and are repeated while that may help."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from atlas.errors import ObjectExists, VaultDenied, VaultError, VaultUnavailable
+from atlas.types import ObjectStore
+from atlas.vault import calls
+from atlas.vault.backends.memory import MemoryStore
+from atlas.vault.calls import ATTEMPTS, PatientStore
+from atlas.vault.offload import AT_ONCE, offload
+from tests.support.impatience import no_pauses
+
+
+class Moody(MemoryStore):
+    """Raises what it is told to, before it does something or after."""
+
+    def __init__(self) -> None:
+        super().__init__("moody", "")
+        self.before: list[Exception] = []
+        self.after: list[Exception] = []
+        self.asked = 0
+        self.hangs: threading.Event | None = None
+
+    def _suffer(self, faults: list[Exception]) -> None:
+        if faults:
+            raise faults.pop(0)
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name not in OPERATIONS:
+            return found
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.asked += 1
+            if self.hangs is not None:
+                self.hangs.wait(20)
+            self._suffer(self.before)
+            result = found(*arguments, **options)
+            if name == "list":
+                result = iter([*result])
+            self._suffer(self.after)
+            return result
+
+        return call
+
+
+OPERATIONS = {
+    "put_files": lambda store, path: store.put_files([("new", path)]),
+    "put_bytes": lambda store, path: store.put_bytes("b", b"1"),
+    "put_many": lambda store, path: store.put_many([("m", io.BytesIO(b"12"))]),
+    "get_bytes": lambda store, path: store.get_bytes("there"),
+    "open": lambda store, path: store.open("there"),
+    "stat": lambda store, path: store.stat("there"),
+    "list": lambda store, path: [*store.list("")],
+    "delete": lambda store, path: store.delete(iter(["gone"])),
+    "compare_and_swap": lambda store, path: store.compare_and_swap("s", None, b"1"),
+}
+every_operation = pytest.mark.parametrize("name", OPERATIONS)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with no_pauses():
+        yield
+
+
+@pytest.fixture
+def moody() -> Moody:
+    store = Moody()
+    store.put_bytes("there", b"content")
+    store.asked = 0
+    return store
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_bytes(b"new content")
+    return tmp_path / "file"
+
+
+@every_operation
+def test_what_does_not_answer_for_a_moment_is_asked_again(
+    name: str, moody: Moody, path: Path
+) -> None:
+    patient: ObjectStore = PatientStore(moody)
+    moody.before = [VaultUnavailable("busy")] * (ATTEMPTS - 1)
+    answer = OPERATIONS[name](patient, path)
+    assert moody.asked >= ATTEMPTS
+    if name == "put_many":
+        assert moody.get_bytes("m") == b"12"  # read again from where it began
+    if name == "compare_and_swap":
+        assert answer is True
+
+
+@every_operation
+def test_what_never_answers_is_told_after_a_number_of_tries(
+    name: str, moody: Moody, path: Path
+) -> None:
+    moody.before = [VaultUnavailable("busy")] * 99
+    with pytest.raises(VaultUnavailable, match="busy"):
+        OPERATIONS[name](PatientStore(moody), path)
+    assert moody.asked == ATTEMPTS
+
+
+@every_operation
+@pytest.mark.parametrize("error", [VaultDenied("no"), VaultError("wrong"), ObjectExists("there")])
+def test_what_a_person_has_to_mend_is_told_at_once(
+    name: str, error: VaultError, moody: Moody, path: Path
+) -> None:
+    moody.before = [error]
+    with pytest.raises(type(error)):
+        OPERATIONS[name](PatientStore(moody), path)
+    assert moody.asked == 1
+
+
+def test_who_asks_for_more_time_than_there_is_is_not_waited_for(moody: Moody) -> None:
+    error = VaultUnavailable("come back in an hour")
+    error.retry_after = 3600.0
+    moody.before = [error]
+    with pytest.raises(VaultUnavailable, match="an hour"):
+        PatientStore(moody).stat("there")
+    assert moody.asked == 1
+
+
+@every_operation
+def test_what_hangs_is_given_up_and_keeps_nobody(
+    name: str, moody: Moody, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("CALL_SECONDS", "TRANSFER_SECONDS"):
+        monkeypatch.setattr(calls, limit, 0.05)
+    moody.hangs = threading.Event()
+    try:
+        with pytest.raises(VaultUnavailable, match="no answer in"):
+            OPERATIONS[name](PatientStore(moody), path)
+    finally:
+        moody.hangs.set()
+
+
+def test_a_swap_whose_answer_was_lost_has_swapped(moody: Moody) -> None:
+    patient = PatientStore(moody)
+    moody.after = [VaultUnavailable("lost")]
+    assert patient.compare_and_swap("s", None, b"1") is True
+    assert patient.compare_and_swap("s", None, b"2") is False
+    # somebody else was first, and our own first try had no answer
+    moody.before = [VaultUnavailable("busy")]
+    assert patient.compare_and_swap("s", None, b"2") is False
+
+
+def test_a_read_that_failed_is_repeated_from_where_it_was(moody: Moody) -> None:
+    class Breaking(io.BytesIO):
+        failures = 2
+
+        def read(self, size: int | None = -1) -> bytes:
+            if Breaking.failures:
+                Breaking.failures -= 1
+                raise VaultUnavailable("cut off")
+            return super().read(size)
+
+    def opened(key: str, size: int | None = None) -> BinaryIO:
+        return Breaking(b"0123456789")
+
+    moody.__dict__["open"] = opened
+    source = PatientStore(moody).open("x")
+    assert source is not None
+    source.seek(4)
+    assert source.read(3) == b"456"
+    assert source.tell() == 7
+
+
+async def test_vault_calls_wait_for_a_bounded_number_of_threads_of_their_own() -> None:
+    release, running = threading.Event(), threading.Semaphore(0)
+
+    def call() -> str:
+        running.release()
+        release.wait(20)
+        return threading.current_thread().name
+
+    waiting = [asyncio.create_task(offload(call)) for _ in range(AT_ONCE + 3)]
+    try:
+        for _ in range(AT_ONCE):
+            assert await asyncio.to_thread(running.acquire, timeout=10)  # the loop's own are free
+        assert not running.acquire(blocking=False)
+        waiting[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[0]  # at once, though its call goes on
+    finally:
+        release.set()
+    names = await asyncio.gather(*waiting[1:])
+    assert all(name.startswith("atlas-offload") for name in names)
