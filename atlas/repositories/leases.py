@@ -57,6 +57,13 @@ class Queue:
     key_type: str = "text"
     #: From when on the row is claimable, where the index is in the order of that time alone.
     claimable: str | None = None
+    #: The order in which rows are locked, where it is not that of the keys.
+    lock_order: str | None = None
+
+    @property
+    def locked_in(self) -> str:
+        """The one order in which every statement that waits for several rows locks them."""
+        return self.lock_order or f"q.{self.key}"
 
 
 class Head:
@@ -256,12 +263,12 @@ class Leases(Repository):
         """Bring rows out of quarantine, claimable at once; None is all. Returns how many there were."""
         queue = self.queue
         until = queue.prefix + "leased_until"
-        among = f"AND {queue.key} = ANY (CAST(:keys AS {queue.key_type}[]))"
+        among = f"AND q.{queue.key} = ANY (CAST(:keys AS {queue.key_type}[]))"
         statement = f"""
             WITH locked AS MATERIALIZED (
-                SELECT {queue.key} AS key FROM {queue.table}
+                SELECT q.{queue.key} AS key FROM {queue.table} q
                 WHERE {until} = 'infinity' {'' if keys is None else among}
-                ORDER BY {queue.key} FOR UPDATE
+                ORDER BY {queue.locked_in} FOR UPDATE
             )
             UPDATE {queue.table} q SET {release(queue.prefix)}
             FROM locked WHERE q.{queue.key} = locked.key RETURNING 1
@@ -308,12 +315,12 @@ class Leases(Repository):
 def held(queue: Queue, keys: str) -> str:
     """A common table expression ``held(key)``: of ``keys`` (SQL), those under the lease ``:token``.
 
-    They are locked, in the order of their keys, as in every statement that locks several rows.
+    They are locked, in `Queue.locked_in`, as in every statement that locks several rows.
     """
     return f"""held AS MATERIALIZED (
             SELECT q.{queue.key} AS key FROM {queue.table} q
             WHERE q.{queue.key} = ANY ({keys}) AND q.{queue.prefix}lease = :token
-            ORDER BY q.{queue.key} FOR UPDATE
+            ORDER BY {queue.locked_in} FOR UPDATE
         )"""
 
 
