@@ -189,6 +189,13 @@ def _renew_statement(queue: Queue) -> TextClause:
 
 
 @functools.cache
+def _lock_statement(queue: Queue) -> TextClause:
+    return text(
+        f"WITH {held(queue, f'CAST(:keys AS {queue.key_type}[])')} SELECT count(*) FROM held"
+    )
+
+
+@functools.cache
 def _settle_statement(queue: Queue) -> TextClause:
     until, lease, attempts, error = _columns(queue)
     return text(f"""
@@ -243,6 +250,12 @@ class Leases(Repository):
             head.found(since, rows[0].claimable if rows else None, time.monotonic() - begun)
         self._tell_quarantined([row.key for row in rows if row.lease is None])
         return [tuple(row[:-3]) for row in rows if row.lease is not None]
+
+    async def lock(self, token: uuid.UUID, keys: Iterable[str | int]) -> None:
+        """Lock rows under the lease ``token`` that several statements of the transaction will change."""
+        await self.session.execute(
+            _lock_statement(self.queue), {"token": token, "keys": list(keys)}
+        )
 
     async def renew(self, token: uuid.UUID, keys: Iterable[str | int]) -> set[str]:
         """Prolong leases to ten minutes from now; gives the keys of those still held."""
