@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     #: Budget of the hot stats in bytes, sealed slices included.
     hot_max_bytes: ByteSize = Field(ByteSize(400_000_000), ge=1_000_000)
     stats_partition_hours: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 6
+    #: Days after which the janitor has an exhausted search term searched for again.
+    search_revive_days: int = Field(30, ge=1, le=3650)
 
     event_bus_enabled: bool = True
     event_bus_webhook_url: Secret = None

@@ -1,5 +1,5 @@
-"""The janitor: keeps the database small. Removes finished videos, makes partitions ahead, and sends the
-oldest samples to the vault where HOT_MAX_BYTES is passed.
+"""The janitor: keeps the database small. Removes finished videos, makes partitions ahead, revives search
+terms, and sends the oldest samples to the vault where HOT_MAX_BYTES is passed.
 
 Doomed videos take the archive's way: their rows are written to the vault and verified, then deleted by id
 and row version in the transaction that makes the file live. A row that changed meanwhile stays.
@@ -29,6 +29,7 @@ from atlas.events import EventBus, events
 from atlas.repositories.archive import FileRecord, NewFile
 from atlas.repositories.doomed import Doomed, DoomedVideo
 from atlas.repositories.partitions import Partitions
+from atlas.repositories.search_queue import SearchQueue
 from atlas.repositories.stats import EARLIEST
 from atlas.types import Dataset
 from atlas.vault import Vault, get_vault
@@ -68,6 +69,7 @@ class Janitor:
         if not dry_run:
             await self._partitions_ahead()
             await self._events()
+            await self._searches()
             await self._relieve()
         async with self.database.transaction(read_only=True) as session:
             now = await session.scalar(text("SELECT now()"))
@@ -115,6 +117,14 @@ class Janitor:
             # a wrong webhook is no reason to let the database grow
             log.error("event_delivery_misconfigured", error=str(error))
         await bus.purge(days=_EVENTS_KEPT_DAYS)
+
+    async def _searches(self) -> None:
+        """New videos are found by old terms too, after a while."""
+        days = get_settings().search_revive_days
+        async with self.database.transaction() as session:
+            revived = await SearchQueue(session).revive(days)
+        if revived:
+            log.info("search_terms_revived", terms=revived, days=days)
 
     async def _relieve(self) -> None:
         """Archive the oldest samples if the byte budget asks for it.

@@ -85,7 +85,10 @@ class MaiaDAO(GhostTrackingMixin):
             )
 
     async def add_to_search_queue(self, terms: Iterable[str]) -> int:
-        """Add search terms; a repeat raises the mention count. Returns how many distinct ones."""
+        """Add search terms; a repeat raises the mention count. Returns how many distinct ones were taken.
+
+        Case and space do not tell terms apart. New terms beyond 100,000 are not taken.
+        """
         if isinstance(terms, str):
             raise InvalidInput("terms is one text", field="terms", value=terms, hint="give a list")
         async with self.database.transaction() as session:

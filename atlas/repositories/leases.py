@@ -57,6 +57,13 @@ class Queue:
     key_type: str = "text"
     #: From when on the row is claimable, where the index is in the order of that time alone.
     claimable: str | None = None
+    #: The order in which rows are locked, where it is not that of the keys.
+    lock_order: str | None = None
+
+    @property
+    def locked_in(self) -> str:
+        """The one order in which every statement that waits for several rows locks them."""
+        return self.lock_order or f"q.{self.key}"
 
 
 class Head:
@@ -182,6 +189,13 @@ def _renew_statement(queue: Queue) -> TextClause:
 
 
 @functools.cache
+def _lock_statement(queue: Queue) -> TextClause:
+    return text(
+        f"WITH {held(queue, f'CAST(:keys AS {queue.key_type}[])')} SELECT count(*) FROM held"
+    )
+
+
+@functools.cache
 def _settle_statement(queue: Queue) -> TextClause:
     until, lease, attempts, error = _columns(queue)
     return text(f"""
@@ -237,6 +251,12 @@ class Leases(Repository):
         self._tell_quarantined([row.key for row in rows if row.lease is None])
         return [tuple(row[:-3]) for row in rows if row.lease is not None]
 
+    async def lock(self, token: uuid.UUID, keys: Iterable[str | int]) -> None:
+        """Lock rows under the lease ``token`` that several statements of the transaction will change."""
+        await self.session.execute(
+            _lock_statement(self.queue), {"token": token, "keys": list(keys)}
+        )
+
     async def renew(self, token: uuid.UUID, keys: Iterable[str | int]) -> set[str]:
         """Prolong leases to ten minutes from now; gives the keys of those still held."""
         values = {"token": token, "keys": list(keys)}
@@ -256,12 +276,12 @@ class Leases(Repository):
         """Bring rows out of quarantine, claimable at once; None is all. Returns how many there were."""
         queue = self.queue
         until = queue.prefix + "leased_until"
-        among = f"AND {queue.key} = ANY (CAST(:keys AS {queue.key_type}[]))"
+        among = f"AND q.{queue.key} = ANY (CAST(:keys AS {queue.key_type}[]))"
         statement = f"""
             WITH locked AS MATERIALIZED (
-                SELECT {queue.key} AS key FROM {queue.table}
+                SELECT q.{queue.key} AS key FROM {queue.table} q
                 WHERE {until} = 'infinity' {'' if keys is None else among}
-                ORDER BY {queue.key} FOR UPDATE
+                ORDER BY {queue.locked_in} FOR UPDATE
             )
             UPDATE {queue.table} q SET {release(queue.prefix)}
             FROM locked WHERE q.{queue.key} = locked.key RETURNING 1
@@ -308,12 +328,12 @@ class Leases(Repository):
 def held(queue: Queue, keys: str) -> str:
     """A common table expression ``held(key)``: of ``keys`` (SQL), those under the lease ``:token``.
 
-    They are locked, in the order of their keys, as in every statement that locks several rows.
+    They are locked, in `Queue.locked_in`, as in every statement that locks several rows.
     """
     return f"""held AS MATERIALIZED (
             SELECT q.{queue.key} AS key FROM {queue.table} q
             WHERE q.{queue.key} = ANY ({keys}) AND q.{queue.prefix}lease = :token
-            ORDER BY q.{queue.key} FOR UPDATE
+            ORDER BY {queue.locked_in} FOR UPDATE
         )"""
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
 from sqlalchemy import text
 
 from atlas.errors import InvalidInput, LeaseLost, NotFound
@@ -15,8 +17,14 @@ from atlas.repositories.base import Repository, as_json, chunks
 from atlas.repositories.leases import Leases, Queue, held, release
 from atlas.types import SearchStatus
 
-#: Longest search term in characters: the unique index takes no more than 2,704 bytes.
+log = structlog.get_logger()
+
+#: Longest search term in characters, as all tags of a YouTube video together have; the unique index
+#: takes no more than 2,704 bytes.
 MAX_TERM = 500
+#: Terms that the queue holds. Each may bring new ones, and so they grow without end; a project searches a
+#: hundred times a day, so that more are never come to, and only fill the database.
+MAX_TERMS = 100_000
 
 # Terms on lease stay in the index that gives the order and are passed over: the queue is small.
 HUNT = Queue(
@@ -28,7 +36,11 @@ HUNT = Queue(
         AND (q.leased_until IS NULL OR q.leased_until <= (SELECT now FROM clock))""",
     order="q.priority DESC, q.mention_count DESC, q.id",
     returning="q.id, q.query_term, q.next_page_token, q.last_searched_at, q.priority",
+    # as `SearchQueue.add` locks them, which does not know the ids
+    lock_order='q.query_term COLLATE "C"',
 )
+
+_KNOWN = text("SELECT query_term FROM search_queue WHERE query_term = ANY (CAST(:terms AS text[]))")
 
 _ADD = text("""
     INSERT INTO search_queue AS q (query_term, mention_count)
@@ -56,6 +68,18 @@ _RECORD = text(f"""
         result_count_total = q.result_count_total + r.results, {release()}
     FROM report r, held WHERE q.id = held.key AND r.key = held.key
     RETURNING CAST(q.id AS text)
+    """)
+
+# passes over what somebody else has locked, and so is in nobody's way
+_REVIVE = text("""
+    WITH spent AS MATERIALIZED (
+        SELECT id FROM search_queue
+        WHERE status = 'exhausted'
+          AND coalesce(last_searched_at, created_at) < now() - make_interval(days => :days)
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE search_queue q SET status = 'active', next_page_token = NULL
+    FROM spent WHERE q.id = spent.id RETURNING 1
     """)
 
 _SUMMARY = text("""
@@ -111,25 +135,45 @@ class SearchQueue(SearchQueueReader):
     async def add(self, terms: Iterable[str]) -> int:
         """Add terms, or count their repeats as mentions; returns how many distinct terms were taken.
 
-        Space around a term does not count, and what is blank is no term. Raises `InvalidInput` for
-        what is not text, holds a NUL or is longer than `MAX_TERM`; then none is taken.
+        Terms are stored as `normalised`; one that is there in the spelling given (somebody else put it
+        in) is that one. What is blank is no term. New terms beyond `MAX_TERMS` in the queue are not
+        taken, the least mentioned first, with a warning in the log; calls at the same moment may
+        pass that number together. Raises `InvalidInput` for what is not text, holds a NUL or a lone
+        surrogate, or is longer than `MAX_TERM`; then none is taken.
         """
         mentions: Counter[str] = Counter()
-        for row, term in enumerate(terms):
-            if not isinstance(term, str) or len(term.strip()) > MAX_TERM or "\x00" in term:
-                raise InvalidInput(
-                    f"term {row} cannot be searched for: {term!r:.80}",
-                    row=row,
-                    field="query_term",
-                    value=term,
-                    hint=f"give text of up to {MAX_TERM} characters",
-                )
-            if stripped := term.strip():
-                mentions[stripped] += 1
+        spellings: dict[str, set[str]] = {}
+        for row, given in enumerate(terms):
+            if term := _checked(given, row):
+                mentions[term] += 1
+                spellings.setdefault(term, set()).add(given.strip())
+        there: set[str] = set()
+        for part in chunks(sorted(mentions.keys() | set().union(*spellings.values()))):
+            there.update(await self.session.scalars(_KNOWN, {"terms": list(part)}))
+        for term in mentions.keys() - there:
+            if known := spellings[term] & there:
+                mentions[min(known)] = mentions.pop(term)
+        await self._leave_out(mentions, mentions.keys() - there)
         for part in chunks(sorted(mentions)):  # one lock order for everybody: no deadlocks
             counts = [mentions[term] for term in part]
             await self.session.execute(_ADD, {"terms": list(part), "mentions": counts})
         return len(mentions)
+
+    async def _leave_out(self, mentions: Counter[str], new: set[str]) -> None:
+        """Take those of the ``new`` terms for which the queue has no room out of ``mentions``."""
+        if not new:
+            return
+        held = await self.session.scalar(text("SELECT count(*) FROM search_queue"))
+        by_rank = sorted(new, key=lambda term: (-mentions[term], term))
+        refused = by_rank[max(0, MAX_TERMS - (held or 0)) :]
+        for term in refused:
+            del mentions[term]
+        if refused:
+            log.warning("search_queue_full", terms=held, refused=len(refused))
+
+    async def revive(self, days: int) -> int:
+        """Make terms that were exhausted ``days`` ago active again, from their first page; how many."""
+        return len((await self.session.execute(_REVIVE, {"days": days})).all())
 
     async def claim(self, limit: int) -> list[LeasedTerm]:
         """Lease up to ``limit`` active terms: highest priority first, then most often mentioned."""
@@ -169,3 +213,26 @@ class SearchQueue(SearchQueueReader):
         if known is None:
             raise NotFound(f"there is no search term {term_id}")
         raise LeaseLost(f"the lease of search term {term_id} ran out or was taken over")
+
+
+def normalised(term: str) -> str:
+    """One spelling of what a search does not tell apart: Unicode NFKC, case folded, single spaces."""
+    # folding may leave what NFKC composes
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", term).casefold())
+    return " ".join(folded.split())
+
+
+def _checked(given: object, row: int) -> str:
+    """The normalised term, empty if it is blank. Raises `InvalidInput`."""
+    # only surrogates cannot be encoded
+    if isinstance(given, str) and given == given.encode(errors="ignore").decode():
+        term = normalised(given)
+        if len(term) <= MAX_TERM and "\x00" not in term:
+            return term
+    raise InvalidInput(
+        f"term {row} cannot be searched for: {given!r:.80}",
+        row=row,
+        field="query_term",
+        value=given,
+        hint=f"give text of up to {MAX_TERM} characters",
+    )

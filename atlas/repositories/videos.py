@@ -94,7 +94,7 @@ _RECORD = text(f"""
     {held(RETRACK, "ARRAY(SELECT video_id FROM report)")},
     samples AS ({INSERT_SAMPLES})
     UPDATE videos q
-    SET last_updated_at = greatest(q.last_updated_at, r.timestamp), {release("stats_")}
+    SET last_updated_at = greatest(q.last_updated_at, clock_timestamp()), {release("stats_")}
     FROM report r, held WHERE q.id = held.key AND r.video_id = held.key
     RETURNING q.id
     """)
@@ -153,9 +153,18 @@ _SAMPLED = text(
 _REQUEUE = text(
     _LOCKED.format(
         assignments="status = CASE v.status WHEN 'FAILED' THEN 'PENDING' ELSE v.status END, "
-        + release("transcript_")
-        + ", "
-        + release("visuals_"),
+        # of a FAILED video nobody can go on; where one kind of work is in quarantine, others may be leased
+        + ", ".join(
+            f"{work}_{column} = CASE WHEN v.status = 'FAILED' OR v.{work}_lease IS NULL THEN {free} "
+            f"ELSE v.{work}_{column} END"
+            for work in COLLECTION
+            for column, free in (
+                ("leased_until", "NULL"),
+                ("lease", "NULL"),
+                ("attempts", "0"),
+                ("error", "NULL"),
+            )
+        ),
         condition="""AND (v.status = 'FAILED' OR v.transcript_leased_until = 'infinity'
             OR v.visuals_leased_until = 'infinity')""",
     )
@@ -275,8 +284,9 @@ class Videos(VideoReader):
     async def record(self, token: uuid.UUID, samples: Sequence[Sample]) -> set[str]:
         """Write samples and end the stats leases, in one statement; gives the ids still held.
 
-        For the others nothing is written, no sample either. SQLSTATE 23514 without a constraint: a
-        sample has no partition.
+        The videos count as sampled now, whatever the times of the samples: one of long ago would leave
+        its video due. For the others nothing is written, no sample either. SQLSTATE 23514 without a
+        constraint: a sample has no partition.
         """
         values = {"token": token, "reports": as_json(samples)}
         return set(await self.session.scalars(_RECORD, values))

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from atlas.repositories.base import Repository, as_json, chunks
 from atlas.repositories.leases import Head, Leases, Queue, held, release
-from atlas.repositories.stats import INSERT_SAMPLES
+from atlas.repositories.stats import COUNTERS, INSERT_SAMPLES
 from atlas.types import TrackingTier, check_id, utc
 
 TRACK = Queue(
@@ -57,6 +57,13 @@ _REPORT = text(f"""
     RETURNING w.video_id
     """)
 
+# a late sample is none of the last ones
+_LAST_COUNTERS = ", ".join(
+    f"last_{name} = CASE WHEN r.timestamp < q.last_tracked_at THEN q.last_{name} "
+    f"ELSE coalesce(r.{name}, q.last_{name}) END"
+    for name in COUNTERS
+)
+
 # What of a sample is written, and the new schedule, stand or fall together with the lease.
 _RECORD = text(f"""
     WITH report AS MATERIALIZED (
@@ -70,10 +77,8 @@ _RECORD = text(f"""
     UPDATE watchlist q
     SET tracking_tier = r.tracking_tier,
         next_track_at = r.next_track_at,
-        last_tracked_at = coalesce(r.timestamp, q.last_tracked_at),
-        last_views = coalesce(r.views, q.last_views),
-        last_likes = coalesce(r.likes, q.last_likes),
-        last_comment_count = coalesce(r.comment_count, q.last_comment_count),
+        last_tracked_at = greatest(r.timestamp, q.last_tracked_at),
+        {_LAST_COUNTERS},
         omissions = r.omissions,
         {release()}
     FROM report r, held WHERE q.video_id = held.key AND r.video_id = held.key

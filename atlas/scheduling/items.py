@@ -10,7 +10,7 @@ from atlas.errors import InvalidInput
 from atlas.ingest import AHEAD
 from atlas.repositories.leases import ERROR_LENGTH, Ending, Unfinished
 from atlas.repositories.search_queue import LeasedTerm, SearchReport
-from atlas.repositories.stats import checked
+from atlas.repositories.stats import check_counter, checked
 from atlas.repositories.videos import OpenVideo, StaleVideo
 from atlas.repositories.watchlist import DueVideo, Recorded
 from atlas.scheduling.policies import INTERVALS, Observation, Policy, Schedule, jittered
@@ -18,6 +18,9 @@ from atlas.types import Sample, SearchStatus, TrackingTier
 
 #: Answers of the API in a row that leave a video out, after which it is asked for once a month.
 OMISSIONS_TO_DORMANT = 3
+
+#: Seconds that a piece of work can be put off: a later time is a mistake.
+_LONGEST_WAIT = timedelta(days=366).total_seconds()
 
 R = TypeVar("R")
 
@@ -50,10 +53,15 @@ class Item(Generic[R]):
         return f"<{type(self).__name__} {self.key}>"
 
     def retry(self, after: timedelta = timedelta()) -> None:
-        """Not now: let it be claimed again in ``after``. Costs no attempt."""
+        """Not now: let it be claimed again in ``after``, a year at most. Costs no attempt."""
         seconds = after.total_seconds()
-        if seconds < 0:
-            raise InvalidInput(f"after is negative: {after}", field="after", value=after)
+        if not 0 <= seconds <= _LONGEST_WAIT:
+            raise InvalidInput(
+                f"after is out of range: {after}",
+                field="after",
+                value=after,
+                hint="give a time from none to a year",
+            )
         self._say(Unfinished(self.key, Ending.RETRY, seconds))
 
     def fail(self, reason: str) -> None:
@@ -61,7 +69,8 @@ class Item(Generic[R]):
 
         ``reason`` is kept in the row, up to 500 characters: no secrets.
         """
-        reason = reason.replace("\x00", "")[:ERROR_LENGTH]
+        # names of files may hold what is no Unicode
+        reason = reason.encode(errors="replace").decode().replace("\x00", "")[:ERROR_LENGTH]
         self._say(Unfinished(self.key, Ending.FAIL, error=reason))
 
     def _say(self, word: object) -> None:
@@ -81,8 +90,30 @@ class SearchItem(Item[LeasedTerm]):
         results: int,
         status: SearchStatus = SearchStatus.ACTIVE,
     ) -> None:
-        """A page of ``results`` was read; go on from ``next_page_token``."""
-        self._say(SearchReport(self.key, next_page_token, results, status))
+        """A page of ``results`` was read; go on from ``next_page_token``.
+
+        Raises `InvalidInput` for what cannot be stored.
+        """
+        if next_page_token is not None and not (
+            isinstance(next_page_token, str)
+            and next_page_token.isascii()
+            and "\x00" not in next_page_token
+        ):
+            raise InvalidInput(
+                f"not a page token: {next_page_token!r:.80}",
+                field="next_page_token",
+                value=next_page_token,
+                hint="give the API's nextPageToken, or None",
+            )
+        if status not in tuple(SearchStatus):
+            raise InvalidInput(
+                f"not a search status: {status!r:.80}",
+                field="status",
+                value=status,
+                hint="status is " + " or ".join(SearchStatus),
+            )
+        results = check_counter(results, "results") or 0
+        self._say(SearchReport(self.key, next_page_token, results, SearchStatus(status)))
 
 
 class CollectItem(Item[OpenVideo]):
@@ -150,6 +181,11 @@ class TrackItem(SampledItem[DueVideo]):
                 row.last_views,
             )
         )
+        now = self._batch.now()
+        if schedule.next_track_at <= now:
+            # of a clock that is behind every sample would be due again at once, for ever
+            due = now + max(schedule.next_track_at - sample.timestamp, timedelta(0))
+            schedule = Schedule(schedule.tier, due)
         self._say(_recorded(schedule, sample, 0))
 
     def omitted(self) -> None:

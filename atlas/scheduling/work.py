@@ -58,6 +58,8 @@ ItemT = TypeVar("ItemT", bound=Item[Any])
 
 #: Seconds between renewals: three may fail before a lease of ten minutes runs out.
 RENEW_EVERY = 180.0
+#: Seconds after which a renewal that failed is tried again, at most.
+_RENEW_AGAIN = 10.0
 #: Seconds that a worker which is being shut down gives to its last reports.
 _LAST_WORDS = 10.0
 #: Seconds that `Work.stream` waits after an empty claim, at first and at most.
@@ -161,13 +163,16 @@ class Work:
         """Batches for ever: ``async for batch in work.stream("track"): async with batch: ...``.
 
         While there is nothing to do it asks again after 1, 2, 4 ... 30 seconds, each time by a random half
-        more or less, so that workers that were started together do not ask together. Cancel the task
-        to stop it.
+        more or less, so that workers that were started together do not ask together; likewise while the
+        database cannot be reached. Cancel the task to stop it.
         """
         wait = _FIRST_WAIT
         while True:
             batch: Batch[Any] = Batch(self, _kind(kind), limit)
-            await batch.open()
+            try:
+                await batch.open()
+            except DatabaseUnavailable as error:
+                log.warning("no_work_claimed", kind=kind, error=str(error))
             if not len(batch):
                 await batch.close()
                 await _pause(wait * random.uniform(0.5, 1.5))
@@ -182,13 +187,16 @@ class Work:
     async def requeue(self, kind: str, keys: Iterable[str | int] | None = None) -> int:
         """Bring work out of quarantine, and FAILED videos back; returns how many rows there were.
 
-        Without ``keys`` it is all that is in quarantine of that kind. Ids of terms are numbers.
+        Without ``keys`` it is all that is in quarantine of that kind. Raises `InvalidInput` for a term's
+        id that is no number.
         """
         queue = _kind(kind).queue
         async with self.database.transaction() as session:
             if keys is not None and kind in COLLECTION:
                 return await Videos(session).requeue(map(str, keys))
-            return await Leases(session, queue).requeue(keys)
+            return await Leases(session, queue).requeue(
+                None if keys is None else _keys(queue, keys)
+            )
 
     async def quarantined(self, kind: str, limit: int = 100) -> list[Quarantined]:
         """Work that nobody is given any more, with its last error."""
@@ -226,6 +234,7 @@ class Batch(Generic[ItemT]):
         self._clock = 0.0
         self._claimed_at: datetime | None = None
         self._beating: asyncio.Task[None] | None = None
+        self._sending = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<{self._kind.queue.kind} batch of {len(self._items)}>"
@@ -247,8 +256,22 @@ class Batch(Generic[ItemT]):
         if self._beating is not None:
             return
         self._work.check_heartbeats()
-        self._clock = time.monotonic()
+        claiming = asyncio.create_task(self._claim())
+        try:
+            await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # nobody would know of what is claimed meanwhile
+            await asyncio.wait([claiming], timeout=_LAST_WORDS)
+            if not claiming.cancel() and claiming.exception() is None:
+                try:
+                    await self.close()
+                except AtlasError as error:
+                    log.warning("last_report_failed", batch=repr(self), error=str(error))
+            raise
+
+    async def _claim(self) -> None:
         async with self._work.database.autocommit() as session:
+            self._token, self._items, self._clock = uuid.uuid4(), {}, time.monotonic()
             rows = await Leases(session, self._kind.queue).claim(
                 self._limit, self._token, self._work._head_of(self._kind.queue)
             )
@@ -270,7 +293,8 @@ class Batch(Generic[ItemT]):
         also for ids that are not in the batch, and `LeaseLost`, after the others were written.
         """
         given = list(samples)
-        checked(given, self.now() + AHEAD)
+        if given:
+            checked(given, self.now() + AHEAD)
         sample_of: dict[str, Sample] = {}
         for row, sample in enumerate(given):
             known = sample.video_id in self._items
@@ -285,16 +309,19 @@ class Batch(Generic[ItemT]):
                 )
         open_items = [item for item in self if item.word is None and not item.sent]
         wanted = {item.key for item in open_items} if asked is None else set(asked)
-        for key, sample in sample_of.items():
-            self._sampled(key).sampled(sample)
-        for key in wanted - set(sample_of):
-            self._sampled(key).omitted()
+        # all are looked up before anything is said of one
+        items = {key: self._sampled(key) for key in sorted(wanted | sample_of.keys())}
+        for key, item in items.items():
+            if key in sample_of:
+                item.sampled(sample_of[key])
+            else:
+                item.omitted()
         await self.flush()
         return len(sample_of)
 
     def _sampled(self, key: str) -> SampledItem[Any]:
         item = self._items.get(key)
-        if isinstance(item, SampledItem):
+        if isinstance(item, SampledItem) and not item.sent:
             return item
         raise InvalidInput(
             f"{key} is not a video of this batch whose counters are wanted", value=key
@@ -302,8 +329,10 @@ class Batch(Generic[ItemT]):
 
     async def flush(self) -> None:
         """Send what was said so far. Raises `LeaseLost` for items that another worker has by now."""
-        said = [item for item in self if item.word is not None and not item.sent]
-        lost = await self._send(said)
+        # two at once would send the same words, and the second would find the leases ended
+        async with self._sending:
+            said = [item for item in self if item.word is not None and not item.sent]
+            lost = await self._send(said)
         if lost:
             raise LeaseLost(
                 f"{len(lost)} of {len(said)} leases of {self._kind.queue.kind} were lost: "
@@ -317,13 +346,7 @@ class Batch(Generic[ItemT]):
         beating, self._beating = self._beating, None
         if beating is None:
             return
-        beating.cancel()
-        await asyncio.wait([beating])
-        self._work._open.discard(self)
-        for item in self:
-            if item.word is None and not item.sent:
-                item.word = Unfinished(item.key, Ending.RELEASE)
-        finishing = asyncio.create_task(self.flush())
+        finishing = asyncio.create_task(self._finish(beating))
         try:
             await asyncio.shield(finishing)
         except asyncio.CancelledError:
@@ -332,6 +355,15 @@ class Batch(Generic[ItemT]):
             if finishing.done() and (error := finishing.exception()) is not None:
                 log.warning("last_report_failed", batch=repr(self), error=str(error))
             raise
+
+    async def _finish(self, beating: asyncio.Task[None]) -> None:
+        beating.cancel()
+        await asyncio.wait([beating])
+        self._work._open.discard(self)
+        for item in self:
+            if item.word is None and not item.sent:
+                item.word = Unfinished(item.key, Ending.RELEASE)
+        await self.flush()
 
     async def __aenter__(self) -> Batch[ItemT]:
         await self.open()
@@ -364,10 +396,14 @@ class Batch(Generic[ItemT]):
             # one statement needs no transaction around it
             both = bool(endings and done)
             async with database.transaction() if both else database.autocommit() as session:
+                leases = Leases(session, kind.queue)
+                if both:
+                    # in one order, and not first these and then those
+                    await leases.lock(self._token, _keys(kind.queue, (item.key for item in items)))
                 if done:
                     held |= await kind.record(session, self._token, done)
                 if endings:
-                    held |= await Leases(session, kind.queue).settle(self._token, endings)
+                    held |= await leases.settle(self._token, endings)
             return held
 
         if not items:
@@ -387,28 +423,47 @@ class Batch(Generic[ItemT]):
     async def _beat(self) -> None:
         """Renew the leases of all items of which nothing was sent."""
         while True:
-            await asyncio.sleep(self._work.renew_every)
+            every = self._work.renew_every
+            await asyncio.sleep(every if self.failing is None else min(every, _RENEW_AGAIN))
             item_of = {item.key: item for item in self if not item.sent}
             if not item_of:
+                self.failing = None
                 continue
-            keys = [int(key) if self._kind.queue is HUNT else key for key in item_of]
+            keys = _keys(self._kind.queue, item_of)
             try:
                 async with (
                     asyncio.timeout(self._work.renew_every),
                     self._work.database.autocommit() as session,
                 ):
                     held = await Leases(session, self._kind.queue).renew(self._token, keys)
-            except (AtlasError, TimeoutError) as error:
+            except Exception as error:  # whatever it is, leases are not renewed
                 self.failing = (
-                    error if isinstance(error, AtlasError) else DatabaseUnavailable("no answer")
+                    error
+                    if isinstance(error, AtlasError)
+                    else DatabaseUnavailable(str(error) or "no answer")
                 )
                 log.warning("lease_renewal_failed", batch=repr(self), error=str(self.failing))
                 continue
             self.failing = None
+            if self._sending.locked():
+                continue  # leases end just now
+            item_of = {key: item for key, item in item_of.items() if not item.sent}
             for key, item in item_of.items():
                 item.lost = key not in held
             if lost := [key for key, item in item_of.items() if item.lost]:
                 log.warning("leases_lost", batch=repr(self), leases=len(lost), keys=lost[:20])
+
+
+def _keys(queue: Queue, keys: Iterable[str | int]) -> list[str | int]:
+    """Keys as the queue's table has them."""
+    if queue is not HUNT:
+        return list(map(str, keys))
+    try:
+        return list(map(int, keys))
+    except ValueError as error:
+        raise InvalidInput(
+            "the id of a search term is a number", field="keys", hint="see `atlas work ls`"
+        ) from error
 
 
 async def _pause(seconds: float) -> None:

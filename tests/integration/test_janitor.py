@@ -14,6 +14,7 @@ from atlas.db import Database
 from atlas.errors import VaultUnavailable, VerificationFailed
 from atlas.janitor import Janitor
 from atlas.vault import LocalVault
+from tests.support.sql import execute, scalar
 
 
 @pytest.fixture
@@ -129,6 +130,25 @@ async def test_a_vault_that_fails_or_damages_deletes_nothing(
         assert len(await left(database)) == 8
     assert (await janitor.run())["deleted"] == 4
     assert len(list(vault.store.list("videos"))) == 1
+
+
+async def test_exhausted_search_terms_are_revived_but_not_by_a_dry_run(
+    janitor: Janitor, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await execute(
+        database,
+        "INSERT INTO search_queue (query_term, status, last_searched_at) "
+        "VALUES ('cats', 'exhausted', now() - interval '25 hours')",
+    )
+    status = "SELECT status FROM search_queue"
+    await janitor.run()
+    assert await scalar(database, status) == "exhausted"  # a month is not over
+    monkeypatch.setenv("SEARCH_REVIVE_DAYS", "1")
+    reset_settings()
+    await janitor.run(dry_run=True)
+    assert await scalar(database, status) == "exhausted"
+    await janitor.run()
+    assert await scalar(database, status) == "active"
 
 
 async def test_partitions_are_made_ahead_and_the_watchlist_is_not_touched(

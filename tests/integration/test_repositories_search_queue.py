@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+from structlog.testing import capture_logs
 
 from atlas.db import Database
 from atlas.errors import InvalidInput, LeaseLost, NotFound
-from atlas.repositories.search_queue import MAX_TERM, SearchQueue, SearchSummary
+from atlas.repositories import search_queue
+from atlas.repositories.leases import Ending, Leases, Unfinished
+from atlas.repositories.search_queue import (
+    HUNT,
+    MAX_TERM,
+    SearchQueue,
+    SearchReport,
+    SearchSummary,
+)
 from atlas.types import SearchStatus
-from tests.support.sql import scalar
+from tests.support.sql import execute, scalar
 
 
 async def terms(session: AsyncSession) -> dict[str, int]:
@@ -32,7 +42,86 @@ async def test_repeats_are_counted_as_mentions_within_a_call_and_between_calls(
     assert await queue.add([]) == 0
 
 
-@pytest.mark.parametrize("bad", [None, 7, "a\x00b", "x" * (MAX_TERM + 1)])
+async def test_spellings_that_a_search_does_not_tell_apart_are_one_term(
+    session: AsyncSession,
+) -> None:
+    queue = SearchQueue(session)
+    spellings = ["Cafe\u0301  Society", "CAFÉ society", "\u3000ｃａｆé\tsociety\n", "café society"]
+    assert await queue.add(spellings) == 1
+    assert await queue.add(["Café\u00a0Society", "Straße", "STRASSE"]) == 2
+    assert await terms(session) == {"café society": 5, "strasse": 2}
+
+
+async def test_a_term_that_somebody_else_put_in_is_found_by_its_own_spelling(
+    session: AsyncSession,
+) -> None:
+    await session.execute(text("INSERT INTO search_queue (query_term) VALUES ('Cats'), ('CATS')"))
+    queue = SearchQueue(session)
+    assert await queue.add([" Cats", "CATS", "Dogs"]) == 2
+    assert await terms(session) == {"Cats": 1, "CATS": 3, "dogs": 1}
+    await session.execute(text("INSERT INTO search_queue (query_term) VALUES ('cats')"))
+    assert await queue.add(["Cats"]) == 1  # the normalised one, where there is one
+    assert (await terms(session))["cats"] == 2
+
+
+async def test_a_full_queue_counts_mentions_and_takes_the_most_mentioned_of_the_new_terms(
+    session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_queue, "MAX_TERMS", 3)
+    queue = SearchQueue(session)
+    assert await queue.add(["old", "older"]) == 2
+    with capture_logs() as logs:
+        assert await queue.add(["aa", "old", "bb", "cc", "bb"]) == 2
+        assert await queue.add(["dd", "older"]) == 1
+        assert await queue.add(["old"]) == 1
+    assert await terms(session) == {"old": 3, "older": 2, "bb": 2}
+    told = [(entry["event"], entry["refused"]) for entry in logs]
+    assert told == [("search_queue_full", 2), ("search_queue_full", 1)]
+
+
+async def test_an_exhausted_term_is_searched_from_its_first_page_again_after_a_time(
+    session: AsyncSession,
+) -> None:
+    await session.execute(
+        text(
+            "INSERT INTO search_queue (query_term, status, last_searched_at, created_at, "
+            "next_page_token, mention_count) SELECT term, status, now() - searched * interval '1 day', "
+            "now() - created * interval '1 day', 'page 9', 7 FROM (VALUES "
+            "('long ago', 'exhausted', 31, 90), ('lately', 'exhausted', 29, 90), "
+            "('never', 'exhausted', NULL, 31), ('under way', 'active', 31, 90)) "
+            "AS v(term, status, searched, created)"
+        )
+    )
+    queue = SearchQueue(session)
+    assert await queue.revive(30) == 2
+    assert await queue.revive(30) == 0
+    claimed = {term.query_term: term.next_page_token for term in await queue.claim(9)}
+    assert claimed == {"long ago": None, "never": None, "under way": "page 9"}
+
+
+async def test_reviving_passes_over_what_somebody_has_locked(database: Database) -> None:
+    await execute(
+        database,
+        "INSERT INTO search_queue (query_term, status, created_at) "
+        "SELECT n, 'exhausted', now() - interval '40 days' FROM unnest('{one,two}'::text[]) n",
+    )
+    async with database.transaction() as session:
+        await SearchQueue(session).add(["one"])
+        async with database.transaction() as other, asyncio.timeout(20):
+            assert await SearchQueue(other).revive(30) == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        7,
+        "a\x00b",
+        "\ud800",
+        "x" * (MAX_TERM + 1),
+        "\ufdfa" * 30,
+    ],  # 18 letters when normalised
+)
 async def test_a_term_that_is_none_is_named_and_no_term_is_taken(
     session: AsyncSession, bad: Any
 ) -> None:
@@ -95,9 +184,58 @@ async def test_hunters_adding_the_same_terms_in_opposite_order_do_not_deadlock(
     database: Database,
 ) -> None:
     async def add(order: int) -> None:
+        spelled = str.upper if order < 0 else str.lower
         async with database.transaction() as session:
-            await SearchQueue(session).add([f"term {number}" for number in range(300)][::order])
+            terms = [spelled(f"term {number}") for number in range(300)]
+            await SearchQueue(session).add(terms[::order])
 
     for _ in range(5):
         await asyncio.gather(add(1), add(-1), add(1))
     assert await scalar(database, "SELECT min(mention_count) FROM search_queue") == 15
+
+
+WORDS: dict[str, Callable[[AsyncSession, uuid.UUID], Awaitable[object]]] = {
+    "report": lambda session, token: SearchQueue(session).record(
+        token, [SearchReport(str(key), None, 1, SearchStatus.ACTIVE) for key in (1, 2, 3)]
+    ),
+    "failure": lambda session, token: Leases(session, HUNT).settle(
+        token, [Unfinished(str(key), Ending.FAIL, error="x") for key in (1, 2, 3)]
+    ),
+    "renewal": lambda session, token: Leases(session, HUNT).renew(token, [1, 2, 3]),
+    "requeue": lambda session, token: Leases(session, HUNT).requeue([1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_a_batch_of_terms_that_are_mentioned_meanwhile_does_not_deadlock(
+    database: Database, word: str
+) -> None:
+    token = uuid.uuid4()
+    # ids and terms are in opposite order
+    await execute(
+        database,
+        "INSERT INTO search_queue (query_term, leased_until, lease) VALUES "
+        "('c', 'infinity', :token), ('b', 'infinity', :token), ('a', 'infinity', :token)",
+        token=token,
+    )
+
+    async def say() -> None:
+        async with database.transaction() as session:
+            await WORDS[word](session, token)
+
+    async def add() -> None:
+        async with database.transaction() as session:
+            await SearchQueue(session).add(["a", "b", "c"])
+
+    async with database.transaction() as session, asyncio.TaskGroup() as tasks:
+        # both stop half-way, each holding what comes first in its order
+        await session.execute(text("SELECT FROM search_queue WHERE query_term = 'b' FOR UPDATE"))
+        tasks.create_task(say())
+        tasks.create_task(add())
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        waiting += "AND datname = current_database()"
+        async with asyncio.timeout(20):
+            while await scalar(database, waiting) < 2:  # noqa: ASYNC110 - nobody tells who waits
+                await asyncio.sleep(0.01)
+        await session.rollback()
+    assert await scalar(database, "SELECT min(mention_count) FROM search_queue") == 2
