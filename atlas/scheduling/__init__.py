@@ -3,9 +3,10 @@
 See docs/leases.md and docs/scheduling.md.
 """
 
+from atlas.scheduling.batch import Batch
 from atlas.scheduling.items import CollectItem, Item, RetrackItem, SearchItem, TrackItem
 from atlas.scheduling.policies import AgePolicy, Observation, Policy, Schedule, VelocityPolicy
-from atlas.scheduling.work import Batch, Work
+from atlas.scheduling.work import Work
 
 __all__ = [
     "AgePolicy",

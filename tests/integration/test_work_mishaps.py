@@ -150,7 +150,7 @@ async def test_a_heartbeat_that_fails_in_an_unforeseen_way_stops_claims_and_goes
 async def test_a_heartbeat_that_failed_is_soon_tried_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atlas.scheduling.work._RENEW_AGAIN", 0.01)
+    monkeypatch.setattr("atlas.scheduling.batch._RENEW_AGAIN", 0.01)
     renewals = mock.AsyncMock(side_effect=[DatabaseUnavailable("away"), set(VIDEOS)])
     monkeypatch.setattr(Leases, "renew", renewals)
     async with Sudden(database).claim("track"):
@@ -387,7 +387,7 @@ async def test_waiting_for_a_connection_sets_no_clock_forward(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = mock.Mock(**{"monotonic.return_value": 1000.0})
-    monkeypatch.setattr("atlas.scheduling.work.time", clock)
+    monkeypatch.setattr("atlas.scheduling.batch.time", clock)
     autocommit = database.autocommit
 
     @contextlib.asynccontextmanager
