@@ -12,7 +12,6 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -22,7 +21,8 @@ from sqlalchemy.dialects import postgresql
 from atlas.db import Database
 from atlas.repositories.leases import claim_statement
 from atlas.repositories.watchlist import _RECORD, TRACK
-from atlas.scheduling import Work
+from atlas.scheduling import AgePolicy, Observation, Work
+from atlas.types import TrackingTier
 from benchmarks import queues
 from benchmarks.support import Result, scratch_database, stopwatch
 
@@ -181,20 +181,23 @@ def _in_order(statement: object, **values: object) -> list[object]:
 
 
 def _reports(rows: Sequence[asyncpg.Record]) -> str:
-    """What a worker says after sampling: once a day from now on."""
-    return json.dumps(
-        [
+    """What a worker says after sampling, by the same policy."""
+    policy = AgePolicy()
+    reports = []
+    for video_id, tier, last, _, published, views, *_, now in (row[:10] for row in rows):
+        seen = Observation(video_id, published, TrackingTier(tier), now, 1, last, views)
+        schedule = policy.schedule(seen)
+        reports.append(
             {
-                "video_id": row[0],
-                "tracking_tier": "DAILY",
-                "next_track_at": (row[9] + timedelta(days=1)).isoformat(),
-                "timestamp": row[9].isoformat(),
+                "video_id": video_id,
+                "tracking_tier": schedule.tier,
+                "next_track_at": schedule.next_track_at.isoformat(),
+                "timestamp": now.isoformat(),
                 "views": 1,
                 "omissions": 0,
             }
-            for row in rows
-        ]
-    )
+        )
+    return json.dumps(reports)
 
 
 async def _beside_queues() -> list[Result]:
