@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import TextClause, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.errors import InvalidInput
@@ -234,13 +234,19 @@ class Leases(Repository):
         caller, for a queue that knows from when on its rows are claimable.
         """
         values: dict[str, Any] = {"limit": check_limit(limit), "token": token or uuid.uuid4()}
-        if head is None or self.queue.claimable is None:
-            return await self._claim(values, None)
-        from_beginning = head.known() is None
-        rows = await self._claim(values, head)
-        return rows if rows or from_beginning else await self._claim(values, head)
+        if self.queue.claimable is None:
+            head = None
+        while True:
+            from_beginning = head is None or head.known() is None
+            picked = await self._pick(values, head)
+            claimed: list[tuple[Any, ...]] = [
+                tuple(row[:-3]) for row in picked if row.lease is not None
+            ]
+            # where all that was picked is poison, or the head was not looked at, there may be more
+            if claimed or (from_beginning and not picked):
+                return claimed
 
-    async def _claim(self, values: dict[str, Any], head: Head | None) -> list[tuple[Any, ...]]:
+    async def _pick(self, values: dict[str, Any], head: Head | None) -> Sequence[Row[Any]]:
         since = None if head is None else head.known()
         if self.queue.claimable is not None:
             values |= {"since": since}
@@ -249,7 +255,7 @@ class Leases(Repository):
         if head is not None:
             head.found(since, rows[0].claimable if rows else None, time.monotonic() - begun)
         self._tell_quarantined([row.key for row in rows if row.lease is None])
-        return [tuple(row[:-3]) for row in rows if row.lease is not None]
+        return rows
 
     async def lock(self, token: uuid.UUID, keys: Iterable[str | int]) -> None:
         """Lock rows under the lease ``token`` that several statements of the transaction will change."""

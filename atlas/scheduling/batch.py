@@ -85,16 +85,21 @@ class Batch(Generic[ItemT]):
         try:
             await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            # nobody would know of what is claimed meanwhile
-            await asyncio.wait([claiming], timeout=_LAST_WORDS)
-            if not claiming.cancel() and claiming.exception() is None:
-                try:
-                    await self.close()
-                except AtlasError as error:
-                    log.warning("last_report_failed", batch=repr(self), error=str(error))
+            # nobody would know of what is claimed meanwhile, least of all one who is cancelled again
+            await asyncio.wait([asyncio.create_task(self._give_back(claiming))])
             raise
 
+    async def _give_back(self, claiming: asyncio.Task[None]) -> None:
+        await asyncio.wait([claiming], timeout=_LAST_WORDS)
+        if claiming.cancel() or claiming.cancelled() or claiming.exception() is not None:
+            return
+        try:
+            await self.close()
+        except AtlasError as error:
+            log.warning("last_report_failed", batch=repr(self), error=str(error))
+
     async def _claim(self) -> None:
+        self.failing = None
         async with self._work.database.autocommit() as session:
             self._token, self._items, self._clock = uuid.uuid4(), {}, time.monotonic()
             rows = await Leases(session, self._kind.queue).claim(
@@ -157,7 +162,13 @@ class Batch(Generic[ItemT]):
         # two at once would send the same words, and the second would find the leases ended
         async with self._sending:
             said = [item for item in self if item.word is not None and not item.sent]
-            lost = await self._send(said)
+            for item in said:
+                item.sending = True
+            try:
+                lost = await self._send(said)
+            finally:
+                for item in said:
+                    item.sending = False
         if lost:
             raise LeaseLost(
                 f"{len(lost)} of {len(said)} leases of {self._kind.queue.kind} were lost: "

@@ -45,7 +45,7 @@ class Item(Generic[R]):
     def __init__(self, row: R, key: str, batch: Batch) -> None:
         self.row, self.key = row, key
         self.lost = False
-        self.sent = False
+        self.sending = self.sent = False
         self.word: object = None
         self._batch = batch
 
@@ -74,7 +74,7 @@ class Item(Generic[R]):
         self._say(Unfinished(self.key, Ending.FAIL, error=reason))
 
     def _say(self, word: object) -> None:
-        if self.sent:
+        if self.sending or self.sent:
             raise InvalidInput(
                 f"{self.key} was reported before", value=self.key, hint="one word ends a lease"
             )

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import TextClause, text
+from sqlalchemy import TextClause
 
 from atlas.adapters.maia import MaiaDAO
 from atlas.db import Database
@@ -33,7 +33,6 @@ class Kind:
     claim: Callable[[MaiaDAO, int], Awaitable[Batch]]
     report: Callable[[MaiaDAO, Any], Awaitable[object]]
     statement: TextClause
-    index: str
 
     def ids(self, batch: Batch) -> list[Any]:
         return [row[self.key] for row in batch]
@@ -89,7 +88,6 @@ KINDS = {
         lambda dao, n: dao.fetch_hunter_batch(n),
         lambda dao, key: dao.update_search_state(key, None, 1, "exhausted"),
         claim_statement(search_queue.HUNT),
-        "idx_search_queue_claim",
     ),
     "tracker": Kind(
         "videos",
@@ -99,7 +97,6 @@ KINDS = {
         lambda dao, n: dao.fetch_tracker_targets(n),
         lambda dao, key: dao.update_video_stats_batch([{"id": key}]),
         claim_statement(videos.RETRACK),
-        "idx_video_stats_claim",
     ),
     "scribe": Kind(
         "videos",
@@ -109,7 +106,6 @@ KINDS = {
         lambda dao, n: dao.fetch_scribe_batch(n),
         lambda dao, key: dao.mark_video_transcript_safe(key),
         claim_statement(videos.COLLECTION["transcript"]),
-        "idx_video_transcript_claim",
     ),
     "painter": Kind(
         "videos",
@@ -119,7 +115,6 @@ KINDS = {
         lambda dao, n: dao.fetch_painter_batch(n),
         lambda dao, key: dao.mark_video_visuals_safe(key),
         claim_statement(videos.COLLECTION["visuals"]),
-        "idx_video_visuals_claim",
     ),
     "watchlist": Kind(
         "watchlist",
@@ -131,7 +126,6 @@ KINDS = {
         lambda dao, n: dao.fetch_tracking_batch(n),
         _report_tracking,
         claim_statement(watchlist.TRACK),
-        "idx_watchlist_next_track",
     ),
 }
 
@@ -229,36 +223,6 @@ async def test_a_batch_size_that_is_no_number_of_rows_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match="batch size"):
         await dao.fetch_tracking_batch(size)
-
-
-def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    return [plan, *(node for child in plan.get("Plans", ()) for node in nodes(child))]
-
-
-@pytest.mark.parametrize("leased", [False, True], ids=["backlog", "nearly_all_leased"])
-@pytest.mark.parametrize("name", KINDS)
-async def test_a_claim_reads_its_index_and_never_the_whole_table(
-    name: str, leased: bool, database: Database
-) -> None:
-    kind = KINDS[name]
-    await execute(database, kind.fill, n=30_000)
-    # of the tracker's backlog every row must be looked at to find the most urgent: leave some
-    if leased or name == "tracker":
-        await execute(
-            database,
-            f"UPDATE {kind.table} SET {kind.prefix}leased_until = now() + interval '5 minutes' "
-            f"WHERE {kind.key}::text NOT LIKE :kept",
-            kept="%77" if leased else "%7",
-        )
-    async with database.transaction() as session:
-        await session.execute(text(f"ANALYZE {kind.table}"))
-        explain = text(f"EXPLAIN (FORMAT JSON) {kind.statement.text}")
-        plan = await session.scalar(explain, kind.values(50))
-    tree = nodes(plan[0]["Plan"])
-    (scan,) = [node for node in tree if node.get("Index Name") == kind.index]
-    # with the time in the index, what is not due yet is never looked at
-    assert name == "hunter" or "Index Cond" in scan
-    assert [node["Relation Name"] for node in tree if node["Node Type"] == "Seq Scan"] == []
 
 
 async def test_each_kind_of_work_is_leased_on_its_own(database: Database, dao: MaiaDAO) -> None:

@@ -20,6 +20,7 @@ from atlas.repositories.leases import Leases
 from atlas.repositories.watchlist import TrackingReport, Watchlist
 from atlas.scheduling import Batch, Work
 from atlas.types import Sample, TrackingTier
+from tests.support.halt import Halt, until
 from tests.support.sql import execute, fetch, scalar
 
 VIDEOS = ("v1", "v2", "v3")
@@ -63,33 +64,6 @@ class Sudden(Work):
     @renew_every.setter
     def renew_every(self, _: float) -> None:
         pass
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what a task beside brings about."""
-    async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.01)
-
-
-class Halt:
-    """Stops a method after it did its work (or before), until it may return."""
-
-    def __init__(
-        self, patch: pytest.MonkeyPatch, of: type, method: str, *, before: bool = False
-    ) -> None:
-        self.reached, self.may_go_on = asyncio.Event(), asyncio.Event()
-        self.calls = 0
-        original = getattr(of, method)
-
-        async def halting(repository: Any, *arguments: Any) -> Any:
-            self.calls += 1
-            answer = None if before else await original(repository, *arguments)
-            self.reached.set()
-            await self.may_go_on.wait()
-            return await original(repository, *arguments) if before else answer
-
-        patch.setattr(of, method, halting)
 
 
 async def test_a_claim_that_is_cancelled_on_its_way_back_is_released(
