@@ -92,7 +92,11 @@ def garbage(
     """
     before = datetime.now(UTC) - older_than
     for info in objects:
-        if info.key in named or info.modified_at is None or info.modified_at > before:
+        if info.key in named:
+            continue
+        # the Hub's listings tell no times, a look at one object does
+        seen = info if info.modified_at else store.stat(info.key)
+        if seen is None or seen.modified_at is None or seen.modified_at > before:
             continue
         if info.key in gone or (owner is not None and owner_of(store, info.key) == str(owner)):
             yield info

@@ -46,7 +46,9 @@ class HuggingFaceVault(Vault):
         home = home or settings.atlas_home
         # the Hub counts by repository, whatever the prefix
         budget = CommitBudget(home, repo_id, settings.hf_commits_per_hour)
-        store = HuggingFaceStore(repo_id, prefix, token=token, endpoint=endpoint, budget=budget)
+        store = HuggingFaceStore(
+            repo_id, prefix, token=token, endpoint=endpoint, budget=budget, card=True
+        )
         super().__init__(PatientStore(store), home)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from huggingface_hub import DatasetCard
 
+from atlas.archive.upkeep import garbage
 from atlas.config import Settings
 from atlas.errors import ObjectExists, VaultDenied, VaultError, VaultUnavailable
 from atlas.vault import HuggingFaceVault, Vault
@@ -109,6 +112,116 @@ def test_a_full_folder_is_refused_for_good_and_leaves_nothing(vault: Vault, hub:
         vault.store_batch({f"d/{n}": b"x" for n in range(4)})
     assert not isinstance(caught.value, VaultUnavailable)
     assert vault.list_files() == []
+
+
+def test_a_day_of_metadata_passes_the_limit_of_a_folder(vault: Vault, hub: Hub) -> None:
+    hub.entries_a_folder = 5
+    ids = [f"{n:02}" for n in range(5)]
+    for first in ("a", "b"):
+        for video in ids[:3]:
+            vault.store_metadata(f"{first}0-{video}", {"id": video}, "2026-01-15")
+    keys = [f"metadata/2026-01-15/{first}0-{video}.json" for first in "ab" for video in ids[:3]]
+    assert vault.list_files("metadata") == keys == vault.list_files("metadata/2026-01-15")
+    assert vault.fetch_json(keys[0]) == {"id": "00"}
+    assert "run/metadata/2026-01-15/a0/a0-00.json" in hub.files
+    uri = vault.store_metadata("a0-00", 2, "2026-01-15")
+    assert uri == f"hf://datasets/{hub_server.REPO}/run/metadata/2026-01-15/a0/a0-00.json"
+    assert vault.fetch_json(uri) == 2
+
+
+def test_metadata_that_lie_flat_are_found_and_replaced_and_removed(vault: Vault, hub: Hub) -> None:
+    flat, deep = (f"run/metadata/2026-01-15/{path}" for path in ("V1.json", "V1/V1.json"))
+    hub.commit({flat: b"1", "run/metadata/2026-01-15/V2.json": b"2"})
+    assert vault.fetch_metadata("V1", "2026-01-15") == 1
+    with pytest.raises(ObjectExists):
+        vault.store.put_bytes("metadata/2026-01-15/V1.json", b"3", overwrite=False)
+    vault.store_metadata("V1", 4, "2026-01-15")
+    assert flat not in hub.files
+    assert hub.files[deep] == b"4"
+    keys = ["metadata/2026-01-15/V1.json", "metadata/2026-01-15/V2.json"]
+    assert vault.list_files() == keys
+    # as two writers may leave them
+    hub.commit({**hub.files, flat: b"older"})
+    assert vault.fetch_metadata("V1", "2026-01-15") == 4
+    assert [info.size for info in vault.store.list("metadata")] == [1, 1]
+    vault.store.delete(keys)
+    assert not hub.files
+
+
+def carded(hub: Hub, prefix: str = "run") -> Vault:
+    store = HuggingFaceStore(
+        hub_server.REPO, prefix, token=hub_server.TOKEN, endpoint=hub.url, card=True
+    )
+    return Vault(store)
+
+
+def configs(hub: Hub) -> dict[str, str]:
+    card = DatasetCard(hub.files["README.md"].decode())
+    return {one["config_name"]: one["data_files"] for one in card.data["configs"]}
+
+
+def test_the_first_commit_brings_a_card_that_names_the_tables(hub: Hub) -> None:
+    vault = carded(hub, "")
+    vault.store.delete(["nothing"])
+    assert len(hub.history) == 1
+    vault.store_json("a.json", 1)
+    assert len(hub.history) == 2
+    assert configs(hub) == {
+        "video_stats": "video_stats/*/*.parquet",
+        "metrics": "metrics/*/*/*.parquet",
+        "videos": "videos/*/*.parquet",
+    }
+    assert vault.list_files() == ["a.json"]
+    hub.counts.clear()
+    vault.store_json("b.json", 1)
+    carded(hub, "").store_json("c.json", 1)
+    # the second vault reads it once and leaves it
+    assert hub.counts["commit"] == 2
+    assert hub.counts["resolve"] == 1
+
+
+def test_a_persons_card_keeps_its_text_and_its_own_tables(hub: Hub) -> None:
+    own = "configs:\n- config_name: metrics\n  data_files: mine/*.csv\n"
+    hub.commit({"README.md": f"---\nlicense: mit\n{own}---\n# My words\n".encode()})
+    carded(hub).store_json("a.json", 1)
+    text = hub.files["README.md"].decode()
+    assert text.endswith("# My words\n")
+    assert "license: mit" in text
+    assert configs(hub)["metrics"] == "mine/*.csv"
+    assert configs(hub)["video_stats"] == "run/video_stats/*/*.parquet"
+
+
+def test_a_card_whose_head_cannot_be_read_is_left_alone(hub: Hub) -> None:
+    broken = b"---\nconfigs: [\n---\n# My words\n"
+    hub.commit({"README.md": broken})
+    carded(hub).store_json("a.json", 1)
+    assert hub.files["README.md"] == broken
+
+
+def test_a_look_tells_when_a_file_was_committed_last(vault: Vault, hub: Hub) -> None:
+    """Clean-up asks for it: listings have no times."""
+    now = hub.clock()
+    hub.clock = lambda: now - 86_400
+    vault.store_json("a.json", 1)
+    hub.clock = lambda: now
+    vault.store_json("b.json", 1)
+    found = [vault.store.stat(key) for key in ("a.json", "b.json")]
+    days = [info and info.modified_at and info.modified_at.timestamp() // 1 for info in found]
+    assert days == [(now - 86_400) // 1, now // 1]
+
+
+def test_clean_up_finds_what_is_old_enough_though_listings_tell_no_times(
+    vault: Vault, hub: Hub
+) -> None:
+    now = hub.clock()
+    hub.clock = lambda: now - 86_400
+    vault.store_json("video_stats/old", 1)
+    hub.clock = lambda: now
+    vault.store_json("video_stats/new", 1)
+    objects = list(vault.store.list("video_stats"))
+    gone = frozenset(info.key for info in objects)
+    found = garbage(vault.store, objects, set(), gone, None, timedelta(hours=1))
+    assert [info.key for info in found] == ["video_stats/old"]
 
 
 def test_a_listing_is_whole_past_a_page_and_of_one_commit(vault: Vault, hub: Hub) -> None:

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -178,13 +179,18 @@ class Hub:
     def _paths(self, request: Request, query: Any, revision: str) -> Reply:
         files = self._at(revision).files
         if "json" in request.headers.get("content-type", ""):
-            wanted = json.loads(request.body)["paths"]
+            said = json.loads(request.body)
+            wanted, expand = said["paths"], bool(said.get("expand"))
         else:
-            wanted = parse_qs(request.body.decode()).get("paths", [])
+            said = parse_qs(request.body.decode())
+            wanted = said.get("paths", [])
+            expand = said.get("expand", ["false"])[0].lower() == "true"
         records: list[dict[str, Any]] = []
         for path in wanted:
             if path in files:
                 records.append(self._record(path, files[path]))
+                if expand:
+                    records[-1]["lastCommit"] = self._last_commit(path, files[path])
             elif any(name.startswith(f"{path}/") for name in files):
                 records.append({"type": "directory", "oid": _sha1(path), "path": path})
         return _json(records)
@@ -195,6 +201,16 @@ class Hub:
             oid = _sha256(content)
             record["lfs"] = {"oid": oid, "size": len(content), "pointerSize": 134}
         return record
+
+    def _last_commit(self, path: str, content: bytes) -> dict[str, Any]:
+        """The commit that made the file what it is."""
+        last = self.history[-1]
+        for commit in reversed(self.history):
+            if commit.files.get(path) != content:
+                break
+            last = commit
+        date = datetime.fromtimestamp(last.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        return {"id": last.sha, "title": last.title, "date": date}
 
     def _preupload(self, request: Request, query: Any, revision: str) -> Reply:
         files = self._at(revision).files

@@ -21,6 +21,7 @@ import structlog
 from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
 from atlas.types import ObjectInfo
 from atlas.vault.backends.base import FsspecStore, Source, local_copy, taken
+from atlas.vault.backends.hub_layout import CARD, candidates, completed_card, logical, sharded
 from atlas.vault.commits import CommitBudget
 from atlas.vault.layout import check_folder, check_key
 
@@ -36,7 +37,8 @@ _LIBRARY = "pleiades-atlas"
 class HuggingFaceStore(FsspecStore):
     """Files of a dataset repository, under a prefix. ``endpoint`` is another Hub than huggingface.co.
 
-    Above ``budget`` a write raises `VaultUnavailable` before anything is sent.
+    Above ``budget`` a write raises `VaultUnavailable` before anything is sent. With ``card`` the first
+    commit that adds files sees to it that the dataset card names the tables.
     """
 
     #: The Hub asks for 50 to 100 files a commit.
@@ -50,6 +52,7 @@ class HuggingFaceStore(FsspecStore):
         token: str | None = None,
         endpoint: str | None = None,
         budget: CommitBudget | None = None,
+        card: bool = False,
     ) -> None:
         prefix = check_folder(prefix)
         root = f"hf://datasets/{repo_id}"
@@ -61,6 +64,7 @@ class HuggingFaceStore(FsspecStore):
         self._token: str | bool = token or False
         self._endpoint = endpoint
         self._budget = budget
+        self._card_due = card
 
     @cached_property
     def api(self) -> Any:
@@ -84,15 +88,22 @@ class HuggingFaceStore(FsspecStore):
             use_listings_cache=False,
         )
 
+    def uri(self, key: str) -> str:
+        """``hf://datasets/<repo>/<path>``, where the file lies."""
+        return super().uri(sharded(check_key(key)))
+
     def stat(self, key: str) -> ObjectInfo | None:
-        """Size of the file at the repository's head, or None."""
+        """Size of the file at the repository's head and the time of its last commit, or None."""
         key = check_key(key)
         with self._told(key):
-            found = self._files([key], self._head()).get(key)
-        return None if found is None else ObjectInfo(key, found.size)
+            found = self._file(key, self._head(), expand=True)
+        if found is None:
+            return None
+        return ObjectInfo(key, found.size, found.last_commit and found.last_commit.date)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every file under the folder at one commit, in key order."""
+        """Every file under the folder at one commit, in key order; without times, which cost a page
+        of 50 files each."""
         from huggingface_hub import RepoFile
         from huggingface_hub.errors import EntryNotFoundError
 
@@ -100,8 +111,8 @@ class HuggingFaceStore(FsspecStore):
         with self._told(prefix):
             head = self._head()
             try:
-                found = [
-                    ObjectInfo(entry.path.removeprefix(self._prefix), entry.size)
+                found = {
+                    entry.path: entry.size
                     for entry in self.api.list_repo_tree(
                         self._repo,
                         (self._prefix + prefix).rstrip("/") or None,
@@ -109,14 +120,18 @@ class HuggingFaceStore(FsspecStore):
                         revision=head,
                         repo_type="dataset",
                     )
-                    if isinstance(entry, RepoFile)
-                ]
+                    if isinstance(entry, RepoFile) and entry.path != CARD
+                }
             except EntryNotFoundError:
                 return
         folder = f"{prefix}/" if prefix else ""
-        for info in sorted(found, key=lambda info: info.key):
-            if info.key.startswith(folder) and not info.key.rsplit("/", 1)[-1].startswith("."):
-                yield info
+        infos: dict[str, ObjectInfo] = {}
+        # flat ones first: where an object lies in both places the other is the later one
+        for path in sorted(found, key=lambda path: path.count("/")):
+            key = logical(path.removeprefix(self._prefix))
+            if key.startswith(folder) and not key.rsplit("/", 1)[-1].startswith("."):
+                infos[key] = ObjectInfo(key, found[path])
+        yield from (infos[key] for key in sorted(infos))
 
     def put_files(self, items: Sequence[tuple[str, Path]]) -> None:
         """Create every object in one commit, or none. Raises `ObjectExists` when a key is taken."""
@@ -150,7 +165,7 @@ class HuggingFaceStore(FsspecStore):
                     head = self._head()
                     if self._read(key, head) != expected:
                         return False
-                    if self._commit_on(head, f"Swap {key}", {key: path}):
+                    if self._commit_on(head, f"Swap {key}", {self._path(key): path}):
                         return True
         raise self._busy(key)
 
@@ -160,10 +175,13 @@ class HuggingFaceStore(FsspecStore):
 
     def _open(self, key: str) -> Source:
         head = self._head()
-        if key not in self._files([key], head):
+        found = self._file(key, head)
+        if found is None:
             raise FileNotFoundError(key)
-        path = f"datasets/{self._repo}@{head}/{self._prefix}{key}"
-        return Source.of_file(self.fs.open(path, "rb", cache_type="none"))
+        return Source.of_file(self._pinned(found.path, head))
+
+    def _pinned(self, path: str, head: str) -> Any:
+        return self.fs.open(f"datasets/{self._repo}@{head}/{path}", "rb", cache_type="none")
 
     def _open_known(self, key: str, size: int) -> Source:
         # HfFileSystem lists the folder before each read; names that are never used again need no commit
@@ -175,7 +193,7 @@ class HuggingFaceStore(FsspecStore):
             http_backoff,
         )
 
-        path = self._prefix + key
+        path = self._path(key)
         url = hf_hub_url(self._repo, path, repo_type="dataset", endpoint=self._endpoint)
         headers = build_hf_headers(token=self._token, library_name=_LIBRARY)
 
@@ -191,10 +209,10 @@ class HuggingFaceStore(FsspecStore):
         return Source(size, fetch, seen=False)
 
     def _read(self, key: str, head: str) -> bytes | None:
-        if key not in self._files([key], head):
+        found = self._file(key, head)
+        if found is None:
             return None
-        path = f"datasets/{self._repo}@{head}/{self._prefix}{key}"
-        with self.fs.open(path, "rb", cache_type="none") as file:
+        with self._pinned(found.path, head) as file:
             data: bytes = file.read()
         return data
 
@@ -202,17 +220,24 @@ class HuggingFaceStore(FsspecStore):
         info = self.api.repo_info(self._repo, repo_type="dataset", timeout=_TIMEOUT)
         return str(info.sha)
 
-    def _files(self, keys: Iterable[str], head: str) -> dict[str, Any]:
-        """The Hub's record of each key that is a file at this commit."""
+    def _path(self, key: str) -> str:
+        """Where the object of a key is written in the repository."""
+        return self._prefix + sharded(key)
+
+    def _file(self, key: str, head: str, *, expand: bool = False) -> Any | None:
+        """The Hub's record of the file of a key at this commit, or None."""
+        paths = [self._prefix + path for path in candidates(key)]
+        found = self._files(paths, head, expand=expand)
+        return next((found[path] for path in paths if path in found), None)
+
+    def _files(self, paths: Iterable[str], head: str, *, expand: bool = False) -> dict[str, Any]:
+        """The Hub's record of each path that is a file at this commit."""
         from huggingface_hub import RepoFile
 
-        paths = [self._prefix + key for key in keys]
-        found = self.api.get_paths_info(self._repo, paths, revision=head, repo_type="dataset")
-        return {
-            entry.path.removeprefix(self._prefix): entry
-            for entry in found
-            if isinstance(entry, RepoFile)
-        }
+        found = self.api.get_paths_info(
+            self._repo, list(paths), revision=head, repo_type="dataset", expand=expand
+        )
+        return {entry.path: entry for entry in found if isinstance(entry, RepoFile)}
 
     def _commit(self, message: str, files: dict[str, Any], *, create: bool = False) -> None:
         """Commit on the head as it is, again on the next one while other writers are first.
@@ -220,33 +245,49 @@ class HuggingFaceStore(FsspecStore):
         A None for a path deletes the key, if it is there.
         """
         name = next(iter(files))
+        places = {key: [self._prefix + path for path in candidates(key)] for key in files}
+        # a person's own card is completed by the commit after his
+        card = self._card_due and any(files.values()) and CARD not in map(self._path, files)
         for _ in range(_ROUNDS):
             with self._told(name):
                 head = self._head()
-                there = self._files(files, head)
-                if create and there:
-                    raise taken(next(iter(there)))
-                todo = {key: path for key, path in files.items() if path or key in there}
+                wanted = [path for paths in places.values() for path in paths]
+                there = self._files([*wanted, CARD] if card else wanted, head)
+                todo: dict[str, Any] = {}
+                for key, (place, *others) in places.items():
+                    if create and not there.keys().isdisjoint([place, *others]):
+                        raise taken(key)
+                    todo[place] = files[key]
+                    todo.update(dict.fromkeys(others))
+                todo = {path: source for path, source in todo.items() if source or path in there}
+                if card and (text := self._completed_card(CARD in there, head)):
+                    todo[CARD] = text.encode()
                 if not todo or self._commit_on(head, message, todo):
+                    self._card_due = self._card_due and not card
                     return
         raise self._busy(name)
+
+    def _completed_card(self, is_there: bool, head: str) -> str | None:
+        """The card as it is to be, None if it is so already."""
+        text = None
+        if is_there:
+            with self._pinned(CARD, head) as file:
+                text = file.read().decode(errors="replace")
+        return completed_card(text, self._prefix)
 
     def _commit_on(self, head: str, message: str, files: dict[str, Any]) -> bool:
         """One commit, or none if ``head`` is as wanted; a lost answer is settled by looking.
 
-        False: ``head`` is no longer the head.
+        ``files`` has a local path, bytes or None (delete) by path in the repository. False: ``head`` is no
+        longer the head.
         """
         from huggingface_hub import CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
         mark = uuid.uuid4().hex
         operations = [
-            (
-                CommitOperationDelete(self._prefix + key)
-                if path is None
-                else _addition(self._prefix + key, path)
-            )
-            for key, path in files.items()
+            CommitOperationDelete(path) if source is None else _addition(path, source)
+            for path, source in files.items()
         ]
         if self._budget is not None:
             self._budget.take()
@@ -294,14 +335,17 @@ class HuggingFaceStore(FsspecStore):
             _raise(error, key, self._repo)
 
 
-def _addition(path_in_repo: str, path: Path) -> Any:
+def _addition(path_in_repo: str, source: Path | bytes) -> Any:
     """A file of a commit; FileNotFoundError, where the client has a ValueError, if it is gone."""
     from huggingface_hub import CommitOperationAdd
 
     try:
-        return CommitOperationAdd(path_in_repo, str(path))
+        return CommitOperationAdd(
+            path_in_repo, source if isinstance(source, bytes) else str(source)
+        )
     except ValueError:
-        path.stat()
+        if isinstance(source, Path):
+            source.stat()
         raise
 
 
