@@ -34,6 +34,8 @@ ItemT = TypeVar("ItemT", bound=Item[Any])
 _RENEW_AGAIN = 10.0
 #: Seconds that a worker which is being shut down gives to its last reports.
 _LAST_WORDS = 10.0
+#: Seconds after which a renewal counts as unanswered.
+_ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +272,7 @@ class Batch(Generic[ItemT]):
             keys = keys_of(self._kind.queue, item_of)
             try:
                 async with (
-                    asyncio.timeout(self._work.renew_every),
+                    asyncio.timeout(_ANSWER_SECONDS),
                     self._work.database.autocommit() as session,
                 ):
                     held = await Leases(session, self._kind.queue).renew(self._token, keys)
