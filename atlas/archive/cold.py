@@ -109,7 +109,8 @@ class OpenedFile:
             else _Span(0, self.content)
         )
         try:
-            rows = _decoded(span, self.footer, part, schema)
+            by_id = self.selection.video_ids is not None
+            rows = _decoded(span, self.footer, part, schema, by_id=by_id)
             if rows.num_rows != sum(one.rows for one in groups):
                 raise CorruptObject("a row group has other rows than the footer says")
             return _selected(rows, self.selection, schema)
@@ -153,13 +154,15 @@ class _Span(io.RawIOBase):
         return True
 
 
-def _decoded(span: _Span, footer: Footer, part: Sequence[int], schema: pa.Schema) -> pa.Table:
+def _decoded(
+    span: _Span, footer: Footer, part: Sequence[int], schema: pa.Schema, *, by_id: bool
+) -> pa.Table:
     """The row groups with those columns of ``schema`` that the file has, in the file's types."""
     with pq.ParquetFile(
         span,
         metadata=footer.metadata,
-        # ids are compared as numbers, and made text only where they are selected
-        read_dictionary=["video_id"],
+        # ids that are looked for are compared as numbers, and made text only where they are selected
+        read_dictionary=["video_id"] if by_id else None,
         pre_buffer=False,
         page_checksum_verification=True,
     ) as file:
