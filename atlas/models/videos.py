@@ -25,6 +25,15 @@ STATS_DUE = """coalesce(
         ELSE timezone('UTC', last_updated_at) + interval '24 hours'
     END)"""
 
+#: How urgent a video's counters were when they were last looked at: what an index can hold of the priority,
+#: which depends on the time.
+STATS_URGENCY = """CASE
+    WHEN coalesce(last_updated_at, discovered_at) - coalesce(published_at, discovered_at)
+        < interval '23 hours' THEN 1
+    WHEN coalesce(last_updated_at, discovered_at) - coalesce(published_at, discovered_at)
+        < interval '162 hours' THEN 2
+    ELSE 3 END"""
+
 
 class ChannelRecord(Base):
     """A channel. ``created_at`` is when YouTube says the channel was made."""
@@ -96,7 +105,7 @@ class VideoRecord(Base):
             func.coalesce(text("visuals_leased_until"), text("discovered_at")),
             postgresql_where=text(f"NOT has_visuals AND {_OPEN}"),
         ),
-        Index("idx_video_stats_claim", text(STATS_DUE)),
+        Index("idx_video_stats_claim", text(f"({STATS_URGENCY})"), text(STATS_DUE)),
     )
 
 

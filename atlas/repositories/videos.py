@@ -11,7 +11,7 @@ from typing import Literal
 from sqlalchemy import text
 
 from atlas.errors import InvalidInput
-from atlas.models.videos import STATS_DUE
+from atlas.models.videos import STATS_DUE, STATS_URGENCY
 from atlas.repositories.base import (
     CHUNK,
     Repository,
@@ -39,14 +39,26 @@ _PRIORITY = """
 """
 
 # the index finds what may be due, the rest of the condition what is
+_DUE = f"""{STATS_DUE} <= (SELECT timezone('UTC', now) FROM clock)
+    AND (last_updated_at IS NULL OR (SELECT now FROM clock) - last_updated_at >
+         CASE {_PRIORITY} WHEN 1 THEN interval '1 hour' WHEN 2 THEN interval '6 hours'
+         ELSE interval '24 hours' END)"""
+
+#: Videos of each urgency among which a claim looks for those of the highest priority. Only behind a longer
+#: backlog the order is by the urgency of before.
+_CANDIDATES = 1000
+
 RETRACK = Queue(
     kind="retrack",
     table="videos",
     key="id",
-    ready=f"""{STATS_DUE} <= (SELECT timezone('UTC', now) FROM clock)
-        AND (last_updated_at IS NULL OR (SELECT now FROM clock) - last_updated_at >
-             CASE {_PRIORITY} WHEN 1 THEN interval '1 hour' WHEN 2 THEN interval '6 hours'
-             ELSE interval '24 hours' END)""",
+    ready=f"""q.id = ANY (ARRAY(
+            SELECT candidate.id
+            FROM (VALUES (1), (2), (3)) AS urgency (level) CROSS JOIN LATERAL (
+                SELECT id FROM videos WHERE {STATS_URGENCY} = urgency.level AND {_DUE}
+                ORDER BY {STATS_DUE} LIMIT greatest(CAST(:limit AS bigint), {_CANDIDATES})
+            ) AS candidate))
+        AND {_DUE}""",
     order=f"{_PRIORITY}, last_updated_at NULLS FIRST, discovered_at",
     returning=f"q.id, q.title, q.published_at, q.last_updated_at, {_PRIORITY} AS priority",
     prefix="stats_",

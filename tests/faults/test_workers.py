@@ -1,6 +1,7 @@
 """Workers that are killed at random: no work is lost, none is reported twice, every lease returns.
 
-``make chaos`` runs 16 workers for 60 seconds; otherwise it is 6 for as long as 10 kills take.
+Some are asked to stop instead, and leave no lease behind. ``make chaos`` runs 16 workers for 60 seconds;
+otherwise it is 6 for as long as 12 deaths take.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.support import worker_child
 from tests.support.sql import execute, fetch, scalar
 
 LONG = "ATLAS_CHAOS" in os.environ
-WORKERS, KILLS, SECONDS, ENTRIES = (16, 10_000, 60.0, 1_000) if LONG else (6, 10, 30.0, 150)
+WORKERS, DEATHS, SECONDS, ENTRIES = (16, 10_000, 60.0, 1_000) if LONG else (6, 12, 30.0, 150)
 SEED = int(os.environ.get("ATLAS_CHAOS_SEED", "1"))
 
 # What the database itself sees, in the transaction that does it: no lease is given away before its time, and
@@ -56,6 +57,12 @@ WITNESS = (
     "CREATE TRIGGER witness AFTER UPDATE ON watchlist FOR EACH ROW EXECUTE FUNCTION witness()",
 )
 
+# What a worker still holds.
+LEFT = (
+    "SELECT count(lease) FROM watchlist JOIN holders USING (video_id) "
+    "WHERE holder = CAST(:me AS text)"
+)
+
 
 @pytest.fixture
 def workers(database_url: str) -> Iterator[list[Any]]:
@@ -81,18 +88,32 @@ async def test_workers_that_are_killed_lose_no_work_and_report_none_twice(
     url = make_url(database_url).render_as_string(hide_password=False)
     seeds = iter(range(SEED * 100_000, SEED * 100_000 + 100_000))
     environment = dict(os.environ)
-    workers += [worker_child.start(url, next(seeds), environment) for _ in range(WORKERS)]
-    kills = swept = 0
+    names: list[str] = []
+
+    def started() -> Any:
+        seed = next(seeds)
+        names.append(worker_child.name_of(seed))
+        return worker_child.start(url, seed, environment)
+
+    workers += [started() for _ in range(WORKERS)]
+    kills = stops = swept = 0
     loop = asyncio.get_running_loop()
     end = loop.time() + SECONDS
-    while kills < KILLS and loop.time() < end:
+    while kills + stops < DEATHS and loop.time() < end:
         await asyncio.sleep(dice.uniform(0.05, 0.4))  # at a random moment of their work
         assert all(worker.exitcode is None for worker in workers), "a worker ended by itself"
         place = dice.randrange(WORKERS)
-        workers[place].kill()
-        workers[place].join()
-        kills += 1
-        workers[place] = worker_child.start(url, next(seeds), environment)
+        if dice.random() < 0.3:
+            workers[place].terminate()
+            workers[place].join()
+            stops += workers[place].exitcode == 0  # else it had not begun yet
+            assert await scalar(database, LEFT, me=names[place]) == 0, "it was stopped in peace"
+        else:
+            workers[place].kill()
+            workers[place].join()
+            kills += 1
+        workers[place] = started()
+        names[place] = names.pop()
     for worker in workers:
         worker.kill()
         worker.join()
@@ -118,10 +139,10 @@ async def test_workers_that_are_killed_lose_no_work_and_report_none_twice(
                     break
     aside = sum(one.quarantined for one in await work.counts())
     print(
-        f"{WORKERS} workers, {kills} killed: {reported} reports, {held} leases left by the dead, "
-        f"{swept} swept afterwards, {aside} in quarantine"
+        f"{WORKERS} workers, {kills} killed, {stops} stopped: {reported} reports, "
+        f"{held} leases left by the dead, {swept} swept afterwards, {aside} in quarantine"
     )
-    assert reported > 0 and kills > 0
+    assert reported > 0 and kills > 0 and stops > 0
     # nothing is lost: every entry is there, was reported at last, and nobody holds it
     assert swept == ENTRIES
     assert aside == 0

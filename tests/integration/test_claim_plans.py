@@ -165,7 +165,8 @@ async def test_work_reads_what_it_claims_and_not_the_table(
     scans, rows = (await session.execute(_READ, {"table": queue.table})).one()
     assert scans == 0
     # a claim, a renewal and two reports: each reads a row some times, and passes over some
-    assert kind == "retrack" or rows < 20 * claimed
+    # (of counters that are due a thousand of each urgency are looked at, each by the index and by its id)
+    assert rows < 20 * claimed + (6_000 * CYCLES if kind == "retrack" else 0)
 
 
 async def test_reports_without_tokens_and_requeues_read_what_they_name(

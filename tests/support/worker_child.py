@@ -1,4 +1,4 @@
-"""A worker in a process of its own: claims, works, says something or nothing, until it is killed."""
+"""A worker in a process of its own: claims, works, speaks or not, until it is killed or stopped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import signal
 import time
 from datetime import timedelta
 from typing import Any
@@ -38,6 +39,11 @@ def start(url: str, seed: int, environment: dict[str, str]) -> Any:
     return process
 
 
+def name_of(seed: int) -> str:
+    """By which the database knows the worker."""
+    return f"worker-{seed}"
+
+
 def _main(url: str, seed: int, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -45,15 +51,25 @@ def _main(url: str, seed: int, environment: dict[str, str]) -> None:
     # the work of the dead comes back while the others are still at it
     leases.LEASE = "interval '400 milliseconds'"
     scheduling.work._FIRST_WAIT, scheduling.work._LONGEST_WAIT = 0.05, 0.2
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError, asyncio.CancelledError):
         asyncio.run(asyncio.wait_for(_work(url, seed), LONGEST_LIFE))
 
 
 async def _work(url: str, seed: int) -> None:
     dice = random.Random(seed)
+    worker = asyncio.current_task()
+    assert worker is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.cancel)
     # the witness in the database knows each worker by its name
-    url += f"{'&' if '?' in url else '?'}application_name=worker-{seed}"
-    work = Work(Database(url, pool_size=2), policy=Soon(), renew_every=0.1)
+    url += f"{'&' if '?' in url else '?'}application_name={name_of(seed)}"
+    database = Database(url, pool_size=2)
+    try:
+        await _go_on(Work(database, policy=Soon(), renew_every=0.1), dice)
+    finally:
+        await database.close()
+
+
+async def _go_on(work: Work, dice: random.Random) -> None:
     async for batch in work.stream("track", limit=dice.randint(1, 20)):
         # what was lost another worker has: that is all there is to know of it
         with contextlib.suppress(LeaseLost):
