@@ -85,7 +85,8 @@ async def _three_ways(database: Database, entries: int, workers: int) -> tuple[P
     async with _cycle_of_work(database, entries, workers) as cycle:
         ours = await _pace(cycle, workers, _CYCLES)
     await _fill(database, entries)
-    session = await _pace(_cycle_of_session(database), workers, _CYCLES)
+    async with _pooled(database, workers) as pooled:
+        session = await _pace(_cycle_of_session(pooled), workers, _CYCLES)
     await _fill(database, entries)
     async with _cycle_of_asyncpg(database, workers) as cycle:
         bare = await _pace(cycle, workers, _CYCLES)
@@ -112,9 +113,6 @@ async def _pace(cycle: Cycle, workers: int, cycles: int) -> Pace:
 @asynccontextmanager
 async def _cycle_of_work(database: Database, entries: int, workers: int) -> AsyncIterator[Cycle]:
     await _fill(database, entries)
-    url = await database.libpq_url()
-    pooled = Database(url, pool_size=workers)
-    work = Work(pooled)
 
     async def cycle() -> tuple[float, int]:
         begun = time.perf_counter()
@@ -125,8 +123,17 @@ async def _cycle_of_work(database: Database, entries: int, workers: int) -> Asyn
                 item.done(views=1)
         return seconds, len(batch)
 
-    try:
+    async with _pooled(database, workers) as pooled:
+        work = Work(pooled)
         yield cycle
+
+
+@asynccontextmanager
+async def _pooled(database: Database, workers: int) -> AsyncIterator[Database]:
+    """The same database with a connection for each worker."""
+    pooled = Database(await database.libpq_url(), pool_size=workers)
+    try:
+        yield pooled
     finally:
         await pooled.close()
 
