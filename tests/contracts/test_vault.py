@@ -44,10 +44,8 @@ def test_what_was_stored_comes_back_by_path_and_by_uri(vault: Vault, name: str) 
     info = vault.store.stat(name)
     assert info is not None
     assert (info.key, info.size) == (name, len(content))
-    # the Hub keeps times of commits, not of files
-    assert (info.modified_at is None) == vault.identity.startswith("hf:")
-    if info.modified_at is not None:
-        assert abs(info.modified_at - datetime.now(UTC)) < timedelta(minutes=5)
+    assert info.modified_at is not None
+    assert abs(info.modified_at - datetime.now(UTC)) < timedelta(minutes=5)
     assert vault.list_files() == [name]
 
 
