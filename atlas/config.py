@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     hf_token: Secret = None
     #: Commits that the machines sharing one ATLAS_HOME may try; the Hub takes 128 from all of them.
     hf_commits_per_hour: int = Field(100, ge=1)
+    #: Seconds that appended rows and documents wait for company, to go in one commit; 0: none waits.
+    hf_batch_seconds: float = Field(60.0, ge=0)
     gcs_bucket_name: Text = None
     google_application_credentials: Path | None = None
 

@@ -33,6 +33,7 @@ from atlas.repositories.search_queue import SearchQueue
 from atlas.repositories.stats import EARLIEST
 from atlas.types import Dataset
 from atlas.vault import Vault, get_vault
+from atlas.vault.layout import transcript_key, visuals_key
 from atlas.vault.offload import offload
 from atlas.vault.parquet import VIDEOS_SCHEMA
 
@@ -154,13 +155,19 @@ class Janitor:
             return await hot_tier(session)
 
     async def _archive_and_delete(self, cutoff: datetime) -> int:
-        store = (self._vault or get_vault()).store
+        vault = self._vault or get_vault()
+        store = vault.store
         async with archiver_lock(self.database, wait=True) as fence:
             control = await advance_epoch(self.database, store, fence)
             steps = Steps(self.database, store, control, fence)
             await self._abandon_unfinished(steps)
             async with self.database.transaction(read_only=True) as session:
-                videos = await Doomed(session, cutoff, safe_only=True).read()
+                doomed = await Doomed(session, cutoff, safe_only=True).read()
+            # marked as safe when it was on this machine's disk: the store has to have it
+            waiting = set(await offload(vault.waiting_documents))
+            videos = [
+                video for video in doomed if waiting.isdisjoint(_documents_of(video.values["id"]))
+            ]
             if not videos:
                 return 0
             file = await self._announce(steps)
@@ -210,6 +217,11 @@ class Janitor:
                     day + timedelta(days=1),
                 )
             )
+
+
+def _documents_of(video_id: str) -> tuple[str, str]:
+    """Where its transcript and its visuals lie."""
+    return transcript_key(video_id), visuals_key(video_id)
 
 
 def _table(videos: list[DoomedVideo], seq: int) -> pa.Table:

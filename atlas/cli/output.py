@@ -91,10 +91,12 @@ def moment(value: datetime | None) -> str:
 
 def waiting(spool: Pending) -> str:
     """What waits on this machine for the vault, in words."""
+    refused = f"; it refused {number(spool.refused)} documents" if spool.refused else ""
     if not spool.count:
-        return "nothing waits for the vault"
-    files = f"{number(spool.count)} files, {size(spool.bytes)}"
-    return f"{files} wait for the vault, the oldest since {moment(spool.oldest)}"
+        return f"nothing waits for the vault{refused}"
+    files = f"{number(spool.count)} files, {number(spool.documents)} of them documents"
+    since = f"the oldest since {moment(spool.oldest)}"
+    return f"{files}, {size(spool.bytes)} wait for the vault, {since}{refused}"
 
 
 def sparkline(values: Sequence[float | None], width: int = 60) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atlas.config import get_settings
-from atlas.errors import CorruptObject, InvalidInput
+from atlas.errors import CorruptObject, InvalidInput, VaultUnavailable
 from atlas.types import ObjectStore, check_id
 from atlas.vault import files
 from atlas.vault.backends.base import COPY_BYTES
@@ -34,6 +34,7 @@ from atlas.vault.layout import (
     visuals_key,
 )
 from atlas.vault.metrics import metrics_files
+from atlas.vault.outbox import Outbox, Pace
 from atlas.vault.parquet import VISUALS_SCHEMA, open_writer
 from atlas.vault.spool import Pending, Spool, deliver_or_keep
 
@@ -47,13 +48,20 @@ class Vault:
     Paths are relative keys such as ``notes/a.json``; others raise `InvalidInput`. A missing object is
     None; whatever fails raises `VaultError` (`VaultUnavailable` where trying again may help).
 
-    ``home`` is where rows wait that the store has not taken yet (default: ATLAS_HOME).
+    ``home`` is where rows wait that the store has not taken yet (default: ATLAS_HOME). With ``pace``, for
+    services that limit writes or fail, a call returns when what it was given is in the store or on this
+    machine's disk; documents wait there too, and every fetch and listing of this machine sees them. A
+    document is then what was written last on this machine, and between machines what was delivered last.
     """
 
-    def __init__(self, store: ObjectStore, home: Path | None = None) -> None:
+    def __init__(
+        self, store: ObjectStore, home: Path | None = None, *, pace: Pace | None = None
+    ) -> None:
         self.store = store
         self._home = home
+        self._pace = pace
         self._spools: dict[str, Spool] = {}
+        self._outboxes: dict[str, Outbox] = {}
         self._spools_lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -84,12 +92,17 @@ class Vault:
 
     def fetch_binary(self, path: str) -> io.BytesIO | None:
         """The object at a path, or at a URI of this vault, whole; None if there is none."""
-        data = self.store.get_bytes(self._key(path))
+        data = self._get(self._key(path))
         return None if data is None else io.BytesIO(data)
 
     def list_files(self, prefix: str = "") -> list[str]:
         """Keys of every object under a folder, in order."""
-        return [info.key for info in self.store.list(check_folder(prefix))]
+        folder = check_folder(prefix)
+        # the spool first: what leaves it meanwhile is in the store
+        waiting = [] if self._pace is None else self._spool().keys()
+        stored = [info.key for info in self.store.list(folder)]
+        inside = {key for key in waiting if key.startswith(f"{folder}/" if folder else "")}
+        return sorted({*stored, *inside}) if inside else stored
 
     def store_metadata(
         self, video_id: str, data: Any, date: date | datetime | str | None = None
@@ -110,7 +123,7 @@ class Vault:
     def fetch_transcript(self, video_id: str) -> Any:
         """A video's transcript, or None; ones that lie in no folder are found too."""
         for key in (transcript_key(video_id), flat_transcript_key(video_id)):
-            raw = self.store.get_bytes(key)
+            raw = self._get(key)
             if raw is not None:
                 return _decode(raw, key)
         return None
@@ -127,7 +140,7 @@ class Vault:
     def fetch_visual_evidence(self, video_id: str) -> list[tuple[int, bytes]] | None:
         """A video's frames in order of frame index, or None."""
         key = visuals_key(video_id)
-        raw = self.store.get_bytes(key)
+        raw = self._get(key)
         if raw is None:
             return None
         try:
@@ -162,8 +175,12 @@ class Vault:
             return 0
         spool = self._spool()
         added = spool.add(new)
-        deliver_or_keep(spool, self.store)
-        return added
+        outbox = self._outbox()
+        if outbox is None:
+            deliver_or_keep(spool, self.store)
+        elif added:
+            outbox.send(added)
+        return len(added)
 
     def store_batch(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> list[str]:
         """Write many files, replacing what is there; one commit on Hugging Face. Gives their URIs.
@@ -180,16 +197,21 @@ class Vault:
                     data = _encode(data, path)
                 sources[key] = stack.enter_context(_reader(data, path))
             if sources:
-                self.store.put_many(list(sources.items()))
+                self._put(sources)
         return [self.store.uri(key) for key in sources]
 
     def flush(self) -> int:
-        """Deliver every row that waits on this machine; gives the number of files. Raises `VaultError`."""
-        return self._spool().deliver(self.store)
+        """Deliver all that waits on this machine; gives the number of files. Raises `VaultError`."""
+        outbox = self._outbox()
+        return self._spool().deliver(self.store) if outbox is None else outbox.flush()
 
     def pending(self) -> Pending:
         """What waits on this machine for the store: count, bytes, and the oldest's time or None."""
         return self._spool().pending()
+
+    def waiting_documents(self) -> list[str]:
+        """Keys of the documents that wait on this machine; the store may hold what was there before."""
+        return self._spool().documents.keys()
 
     def appended_here(self) -> bool:
         """Whether `append_metrics` was ever called for this vault on this machine; asks no store."""
@@ -199,6 +221,21 @@ class Vault:
         home, identity = self._home or get_settings().atlas_home, self.identity
         with self._spools_lock:
             return self._spools.setdefault(f"{home}\0{identity}", Spool(home, identity))
+
+    def _outbox(self) -> Outbox | None:
+        if self._pace is None:
+            return None
+        spool = self._spool()
+        with self._spools_lock:
+            name = str(spool.folder)
+            if name not in self._outboxes:
+                self._outboxes[name] = Outbox(self.store, spool, self._pace)
+            return self._outboxes[name]
+
+    def _get(self, key: str) -> bytes | None:
+        # the spool first: what leaves it meanwhile is in the store
+        waiting = None if self._pace is None else self._spool().get(key)
+        return self.store.get_bytes(key) if waiting is None else waiting
 
     def _key(self, path: str) -> str:
         if isinstance(path, str) and ("://" in path or path.startswith("file:")):
@@ -213,11 +250,31 @@ class Vault:
         return key
 
     def _write(self, key: str, source: BinaryIO) -> str:
-        self.store.put_many([(key, source)])
+        self._put({key: source})
         return self.store.uri(key)
 
+    def _put(self, sources: Mapping[str, BinaryIO]) -> None:
+        """Write documents to the store, or to the disk where they would wait or overtake another."""
+        outbox = self._outbox()
+        if outbox is None:
+            self.store.put_many(list(sources.items()))
+            return
+        documents = self._spool().documents
+        unavailable = None
+        if outbox.may_go(in_company=len(sources) > 1) and not any(map(documents.holds, sources)):
+            try:
+                self.store.put_many(list(sources.items()))
+                outbox.went()
+                return
+            except VaultUnavailable as error:
+                unavailable = error
+        for key, source in sources.items():
+            source.seek(0)
+            documents.add(key, source)
+        outbox.keep(len(sources), unavailable)
+
     def _fetch_json(self, key: str) -> Any:
-        raw = self.store.get_bytes(key)
+        raw = self._get(key)
         return None if raw is None else _decode(raw, key)
 
 

@@ -20,6 +20,7 @@ from atlas.vault.calls import PatientStore
 from atlas.vault.commits import CommitBudget
 from atlas.vault.facade import Vault
 from atlas.vault.layout import check_folder
+from atlas.vault.outbox import Outbox, Pace
 from atlas.vault.spool import Spool
 
 
@@ -49,7 +50,8 @@ class HuggingFaceVault(Vault):
         store = HuggingFaceStore(
             repo_id, prefix, token=token, endpoint=endpoint, budget=budget, card=True
         )
-        super().__init__(PatientStore(store), home)
+        pace = Pace.of_commits(settings.hf_batch_seconds, settings.hf_commits_per_hour)
+        super().__init__(PatientStore(store), home, pace=pace)
 
 
 class GCSVault(Vault):
@@ -76,7 +78,8 @@ class GCSVault(Vault):
             raise ConfigurationError("no bucket is named", hint="set GCS_BUCKET_NAME")
         token = None if credentials is None else str(credentials)
         store = GCSStore(bucket_name, prefix, token=token, endpoint=endpoint)
-        super().__init__(PatientStore(store), home or settings.atlas_home)
+        # nothing is limited there: only what the service does not take waits
+        super().__init__(PatientStore(store), home or settings.atlas_home, pace=Pace())
 
 
 class LocalVault(Vault):
@@ -141,8 +144,15 @@ class DefaultVault(Vault):
     def store(self, store: ObjectStore) -> None:
         self._current().store = store
 
+    @property
+    def _pace(self) -> Pace | None:  # type: ignore[override]  # an attribute of other vaults
+        return self._current()._pace
+
     def _spool(self) -> Spool:
         return self._current()._spool()
+
+    def _outbox(self) -> Outbox | None:
+        return self._current()._outbox()
 
     def _current(self) -> Vault:
         settings = get_settings()

@@ -1,4 +1,4 @@
-"""Metrics files on their way to the vault: on this machine's disk until the store has them."""
+"""What is on its way to the vault: on this machine's disk until the store has it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import structlog
 from atlas.errors import ObjectExists, VaultError, VaultUnavailable
 from atlas.types import ObjectStore
 from atlas.vault import files
+from atlas.vault.documents import Documents
 from atlas.vault.layout import metrics_folder
 from atlas.vault.metrics import MetricsFile
 
@@ -29,19 +30,29 @@ _REMEMBERED_DAYS = 7
 _STALE_SECONDS = 86_400
 #: Folder and name of a file, in one name.
 _NAME = re.compile(r"(\d{4}-\d\d-\d\d)_(\d\d)_(-?\d+--?\d+-[0-9a-f]+\.parquet)")
+#: The key that it has in the store.
+_KEY = re.compile(r"metrics/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/(-?\d+--?\d+-[0-9a-f]+\.parquet)")
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What waits for the store: files, their bytes, and when the oldest was written."""
+    """What waits for the store: files, their bytes, and when the oldest was written.
+
+    ``documents`` of the files are documents, the others are rows. ``refused`` more documents are kept that
+    the store will not take.
+    """
 
     count: int
     bytes: int
     oldest: datetime | None
+    documents: int = 0
+    refused: int = 0
 
 
 class Spool:
-    """The files that wait for one vault, under ``home/spool/<digest of its identity>``.
+    """What waits for one vault, under ``home/spool/<digest of its identity>``.
+
+    ``documents`` are a matter of their own.
 
     ``pending`` holds finished Parquet files, named by what is in them; ``delivered/<date>`` holds an empty
     file for each that the store has had within a week, so that a repeated call adds nothing even after
@@ -54,15 +65,16 @@ class Spool:
         self.folder = home / "spool" / digest
         self._pending = self.folder / "pending"
         self._delivered = self.folder / "delivered"
+        self.documents = Documents(self.folder / "documents")
         # one delivery at a time: who waits finds its files delivered together with those before
         self._lock = threading.Lock()
 
-    def add(self, new: Sequence[MetricsFile]) -> int:
-        """Keep files on the disk, but for those delivered within a week; gives how many were new.
+    def add(self, new: Sequence[MetricsFile]) -> list[str]:
+        """Keep files on the disk, but for those delivered within a week; gives the names of new ones.
 
         Raises `VaultFull`, `VaultDenied` or `VaultError`; files before the one that failed are kept.
         """
-        added = 0
+        added = []
         for file in new:
             name = f"{file.day.isoformat()}_{file.hour:02}_{file.name}"
             path = self._pending / name
@@ -77,33 +89,50 @@ class Spool:
                 finally:
                     staged.unlink(missing_ok=True)
             log.debug("metrics_spooled", key=file.key)
-            added += 1
+            added.append(name)
         return added
 
-    def deliver(self, store: ObjectStore) -> int:
-        """Put what waits into the store; gives how many files it has now that it had not.
+    def deliver(self, store: ObjectStore, most: int | None = None) -> int:
+        """Put up to ``most`` files that wait into the store; gives how many it has now that it had not.
 
         Raises `VaultError`; what was not delivered stays.
         """
         delivered = 0
         with self._lock:
-            waiting = [path.name for path in self._waiting()]
+            waiting = [path.name for path in self._waiting()][:most]
             # one atomic put each time: what one process takes back another must not count on
             batch = getattr(store, "batch", 1)
             for start in range(0, len(waiting), batch):
-                delivered += self._put(store, waiting[start : start + batch])
+                delivered += self.put(store, waiting[start : start + batch])
         return delivered
 
     def pending(self) -> Pending:
         """What waits now."""
         sizes, times = [], []
-        for path in self._waiting():
+        documents = self.documents.waiting()
+        for path in [*self._waiting(), *documents]:
             with contextlib.suppress(FileNotFoundError):  # delivered meanwhile
                 found = path.stat()
                 sizes.append(found.st_size)
                 times.append(found.st_mtime)
         oldest = datetime.fromtimestamp(min(times), UTC) if times else None
-        return Pending(len(sizes), sum(sizes), oldest)
+        refused = self.documents.refused()
+        return Pending(len(sizes), sum(sizes), oldest, len(documents), refused)
+
+    def get(self, key: str) -> bytes | None:
+        """The content that waits under that key, or None."""
+        match = _KEY.fullmatch(key)
+        if match is None:
+            return self.documents.get(key)
+        with files.told_as_vault_error(key):
+            try:
+                return (self._pending / "_".join(match.groups())).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def keys(self) -> list[str]:
+        """The keys under which something waits."""
+        return [*(_key(path.name) for path in self._waiting()), *self.documents.keys()]
 
     def appended_here(self) -> bool:
         """Whether rows for this vault were ever appended on this machine."""
@@ -128,7 +157,7 @@ class Spool:
                             path.unlink()
         return [path for path in entries if _NAME.fullmatch(path.name)]
 
-    def _put(self, store: ObjectStore, names: list[str]) -> int:
+    def put(self, store: ObjectStore, names: Sequence[str]) -> int:
         """Deliver files in one call of the store; those that it has already need no second one."""
         left = {_key(name): name for name in names if (self._pending / name).exists()}
         had = 0

@@ -97,13 +97,16 @@ def test_above_the_own_budget_nothing_is_sent_and_rows_wait(hub: Hub, tmp_path: 
     ]
     vaults[0].store_json("a.json", 1)
     asked = hub.counts["preupload"]
-    with pytest.raises(VaultUnavailable) as caught:
-        vaults[1].store_json("b.json", 1)
-    assert caught.value.retry_after is not None
+    vaults[1].store_json("b.json", 1)
     assert vaults[1].append_metrics([{"video_id": "V", "views": 1}]) == 1
-    assert vaults[1].pending().count == 1
+    assert vaults[1].pending().count == 2
+    with pytest.raises(VaultUnavailable) as caught:
+        vaults[1].flush()
+    assert caught.value.retry_after is not None
     assert hub.counts["preupload"] == asked
     assert len(hub.history) == 2
+    for outbox in vaults[1]._outboxes.values():
+        outbox.stop()
 
 
 def test_a_full_folder_is_refused_for_good_and_leaves_nothing(vault: Vault, hub: Hub) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -162,3 +163,14 @@ async def test_partitions_are_made_ahead_and_the_watchlist_is_not_touched(
         await session.execute(
             text("INSERT INTO video_stats_log VALUES ('v', now() + interval '40 hours', 1, 1, 1)")
         )
+
+
+async def test_a_video_whose_transcript_or_visuals_still_wait_on_this_machine_stays(
+    janitor: Janitor, vault: LocalVault, database: Database
+) -> None:
+    documents = vault._spool().documents
+    documents.add("transcripts/do/doomed-1.json", io.BytesIO(b"[]"))
+    documents.add("visuals/do/doomed-2.parquet", io.BytesIO(b"[]"))
+    assert (await janitor.run())["deleted"] == 2
+    assert {"doomed-1", "doomed-2"} <= await left(database)
+    assert not {"doomed-0", "doomed-3"} & await left(database)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import structlog
 
-from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
+from atlas.errors import VaultError, VaultUnavailable
 from atlas.types import ObjectInfo
 from atlas.vault.backends.base import FsspecStore, Source, local_copy, taken
+from atlas.vault.backends.hub_errors import raise_told, status_of
 from atlas.vault.backends.hub_layout import CARD, candidates, completed_card, logical, sharded
 from atlas.vault.commits import CommitBudget
 from atlas.vault.layout import check_folder, check_key
@@ -292,6 +294,7 @@ class HuggingFaceStore(FsspecStore):
         if self._budget is not None:
             self._budget.take()
         try:
+            self._upload_at_exit(operations)
             made = self.api.create_commit(
                 self._repo,
                 operations,
@@ -301,7 +304,7 @@ class HuggingFaceStore(FsspecStore):
                 parent_commit=head,
             )
         except Exception as error:
-            status = _status(error)
+            status = status_of(error)
             if status in (409, 412):
                 return False
             if isinstance(error, HfHubHTTPError) and status is not None and status < 500:
@@ -314,6 +317,15 @@ class HuggingFaceStore(FsspecStore):
         return made.oid == head or any(
             getattr(operation, "_is_committed", True) for operation in operations
         )
+
+    def _upload_at_exit(self, operations: Sequence[Any]) -> None:
+        """Upload one by one while the program ends: the client cannot start its threads any more."""
+        if not threading.main_thread().is_alive():
+            for operation in operations:
+                if operation.path_in_repo.endswith(".parquet") and hasattr(
+                    operation, "upload_info"
+                ):
+                    self.api.preupload_lfs_files(self._repo, [operation], repo_type="dataset")
 
     def _has_commit(self, mark: str) -> bool:
         """Whether our commit is in the history. Files cannot tell: another writer's may be the same."""
@@ -330,9 +342,9 @@ class HuggingFaceStore(FsspecStore):
         except VaultError:
             raise
         except Exception as error:
-            if isinstance(error, FileNotFoundError) and _status(error) is None:
+            if isinstance(error, FileNotFoundError) and status_of(error) is None:
                 raise
-            _raise(error, key, self._repo)
+            raise_told(error, key, self._repo)
 
 
 def _addition(path_in_repo: str, source: Path | bytes) -> Any:
@@ -347,53 +359,3 @@ def _addition(path_in_repo: str, source: Path | bytes) -> Any:
         if isinstance(source, Path):
             source.stat()
         raise
-
-
-def _status(error: BaseException | None) -> int | None:
-    """The HTTP status of an error or of what caused it (a failed upload is a bare RuntimeError)."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if response is not None:
-            return int(response.status_code)
-        error = error.__cause__
-    return None
-
-
-def _retry_after(error: BaseException) -> float | None:
-    """The seconds of ``Retry-After``; its other form, a date, counts as none."""
-    response = getattr(error, "response", None)
-    said = "" if response is None else response.headers.get("retry-after", "")
-    return float(said) if said.isdecimal() else None
-
-
-def _raise(error: Exception, key: str, repo: str) -> NoReturn:
-    """What the client raised, by status and type; its own text is left out, it may quote the request."""
-    import httpx2
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    path, where = key or None, f"dataset {repo}, {key}" if key else f"dataset {repo}"
-    status = _status(error)
-    if isinstance(error, RepositoryNotFoundError):
-        # the Hub answers alike for a repository that is missing and one that the token may not see
-        raise VaultDenied(
-            f"{where}: no such repository for this token",
-            path=path,
-            hint="create the dataset, correct HF_REPO_ID, or give HF_TOKEN access to it",
-        ) from error
-    if status in (401, 403):
-        hint = "HF_TOKEN needs write access to the dataset"
-        raise VaultDenied(f"{where}: the Hub refused the token", path=path, hint=hint) from error
-    if status in (402, 413, 507):
-        raise VaultFull(f"{where}: the Hub answered {status}", path=path) from error
-    if status is not None and (status in (408, 409, 412, 429) or status >= 500):
-        unavailable = VaultUnavailable(f"{where}: the Hub answered {status}", path=path)
-        unavailable.retry_after = _retry_after(error)
-        raise unavailable from error
-    if status is None and isinstance(error, httpx2.HTTPError | OSError | RuntimeError):
-        name = type(error).__name__
-        raise VaultUnavailable(f"{where}: no answer ({name})", path=path) from error
-    if status is None and not isinstance(error, ValueError):
-        raise error  # nothing the client is known to raise: a mistake in a program
-    wrong_id = "a repository id is owner/name" if isinstance(error, HFValidationError) else None
-    said = f"the Hub answered {status}" if status else type(error).__name__
-    raise VaultError(f"{where}: {said}", path=path, hint=wrong_id) from error
