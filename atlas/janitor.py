@@ -175,7 +175,7 @@ class Janitor:
                 path = folder / "videos.parquet"
                 table = _table(videos, file.seq)
                 facts = await offload(write_videos, table, path, steps.footer(file))
-                await steps.put(file, path)
+                await steps.put([(file, path)])
                 await steps.written(file, facts)
                 await offload(verify_videos, store, file, facts, folder)
                 await steps.verified(file, facts)

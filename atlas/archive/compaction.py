@@ -11,9 +11,9 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from atlas.archive.rewrite import Input, Rewritten, abandon_outputs, rewrite
+from atlas.archive.inputs import Input
+from atlas.archive.rewrite import Rewritten, abandon_outputs, rewrite
 from atlas.archive.steps import Steps
-from atlas.errors import CorruptObject, VerificationFailed
 from atlas.repositories.archive import FileRecord, LedgerReader
 from atlas.repositories.erasure import FORGOTTEN
 from atlas.repositories.snapshot import remember_metrics
@@ -62,16 +62,21 @@ async def compact(
         return CompactionReport(len(jobs), sum(map(len, jobs.values())))
     done: list[Rewritten] = []
     failed: list[str] = []
-    for number, (day, inputs) in enumerate(jobs.items()):
-        if progress is not None:
-            progress(number, len(jobs), day.isoformat())
-        try:
-            done.append(await rewrite(steps, inputs, target_bytes=target_bytes, excluded=forgotten))
-        except (CorruptObject, VerificationFailed) as error:
-            # one bad file must not keep the other days from being merged
-            log.error("compaction_failed", day=day.isoformat(), error=str(error))
-            await abandon_outputs(steps)
-            failed.append(f"{day.isoformat()}: {error}")
+
+    def told() -> Iterator[list[Input]]:
+        for number, (day, inputs) in enumerate(jobs.items()):
+            if progress is not None:
+                progress(number, len(jobs), day.isoformat())
+            yield inputs
+
+    async for one in rewrite(steps, told(), target_bytes=target_bytes, excluded=forgotten):
+        if isinstance(one, Rewritten):
+            done.append(one)
+            continue
+        # one bad file must not keep the other days from being merged
+        day = one.inputs[0].hour.astimezone(UTC).date().isoformat()
+        log.error("compaction_failed", day=day, error=str(one.error))
+        failed.append(f"{day}: {one.error}")
     report = CompactionReport(
         days=len(done),
         files_before=sum(len(one.inputs) for one in done),

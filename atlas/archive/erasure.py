@@ -23,7 +23,8 @@ from atlas.archive.cold import appended_files, read_cold
 from atlas.archive.compaction import TARGET_BYTES
 from atlas.archive.export import read_back
 from atlas.archive.fingerprint import rows_fingerprint
-from atlas.archive.rewrite import Input, abandon_outputs, rewrite
+from atlas.archive.inputs import Input
+from atlas.archive.rewrite import NotRewritten, abandon_outputs, rewrite
 from atlas.archive.run import Run
 from atlas.archive.steps import Steps, object_key, workdir
 from atlas.archive.upkeep import owner_of, stored
@@ -104,7 +105,7 @@ async def forget(
     await _rewrite_videos(steps, ids, found)
     await _delete_leftovers(steps, ids, found)
     tell(0, None, "documents")
-    found.documents = await offload(_delete_documents, steps.store, ids)
+    found.documents = await offload(_delete_documents, vault, ids)
     # a transaction that had begun before the ids were barred may have written since
     found.hot += await _delete_rows(steps, ids)
     async with steps.database.transaction() as session:
@@ -154,7 +155,7 @@ async def _delete_rows(steps: Steps, ids: Sequence[str]) -> ErasedRows:
 
 
 async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell: Progress) -> None:
-    """Replace every counting file that holds rows of the videos, one at a time."""
+    """Replace every counting file that holds rows of the videos, each by one without."""
     async with steps.database.transaction(read_only=True) as session:
         ledger = LedgerReader(session)
         live = await ledger.live_files(Dataset.STATS)
@@ -162,20 +163,27 @@ async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell
     candidates = [Input.of(file) for file in live]
     appended = await offload(lambda: list(appended_files(steps.store, Selection(), adopted)))
     candidates += [Input(file.object_key, None, file.first) for file in appended]
+    holding = []
     for number, one in enumerate(candidates):
         tell(number, len(candidates), "files")
-        if not await offload(_holds, steps.store, one.key, one.file, ids):
+        if await offload(_holds, steps.store, one.key, one.file, ids):
+            holding.append([one])
+    failed = None
+    async for done in rewrite(steps, holding, target_bytes=TARGET_BYTES, excluded=ids):
+        if isinstance(done, NotRewritten):
+            failed = failed or done.error
             continue
-        done = await rewrite(steps, [one], target_bytes=TARGET_BYTES, excluded=ids)
         found.files.append(
             ErasedFile(
-                one.key,
+                done.inputs[0].key,
                 done.rows_excluded,
                 done.fingerprint_before,
                 done.fingerprint_after,
                 tuple(file.object_key for file in done.outputs),
             )
         )
+    if failed is not None:
+        raise failed
 
 
 def _holds(store: ObjectStore, key: str, file: FileRecord | None, ids: Sequence[str]) -> bool:
@@ -229,17 +237,23 @@ async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> 
     found.objects += [*(file.object_key for file in files), *strays]
 
 
-def _delete_documents(store: ObjectStore, ids: Sequence[str]) -> list[str]:
+def _delete_documents(vault: Vault, ids: Sequence[str]) -> list[str]:
+    """Delete the documents of the videos, those besides that the store refused and this machine kept."""
+    store = vault.store
     names = {f"{video_id}.json" for video_id in ids}
     keys = [
         make(video_id)
         for video_id in ids
         for make in (transcript_key, flat_transcript_key, visuals_key)
     ]
+
+    def is_metadata(key: str) -> bool:
+        return key.startswith("metadata/") and key.rsplit("/", 1)[-1] in names
+
     there = [key for key in keys if store.stat(key) is not None]
-    there += [info.key for info in store.list("metadata") if info.key.rsplit("/", 1)[-1] in names]
+    there += [info.key for info in store.list("metadata") if is_metadata(info.key)]
     store.delete(there)
-    return there
+    return there + vault.drop_refused(lambda key: key in keys or is_metadata(key))
 
 
 async def _rewrite_videos(steps: Steps, ids: Sequence[str], found: _Found) -> None:
@@ -315,7 +329,7 @@ async def _put_videos(steps: Steps, old: FileRecord, table: pa.Table, folder: Pa
         )
     path = folder / "videos.parquet"
     facts = await offload(write_videos, table, path, steps.footer(file))
-    await steps.put(file, path)
+    await steps.put([(file, path)])
     await steps.written(file, facts)
     await offload(verify_videos, steps.store, file, facts, folder)
     await steps.verified(file, facts)

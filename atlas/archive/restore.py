@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.archive.cold import appended_files, as_scalar
 from atlas.archive.compaction import forgotten_ids
-from atlas.archive.rewrite import Input, Source
+from atlas.archive.inputs import Input, Source
 from atlas.archive.run import Run
 from atlas.archive.steps import Steps, workdir
 from atlas.config import get_settings

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 
@@ -27,8 +28,13 @@ from atlas.vault.offload import offload
 
 log = structlog.get_logger()
 
-#: Slices between sealed and live at the same time; each holds up to `export.RUN_ROWS` rows in memory.
-_SLICES_AT_ONCE = 2
+#: A slice that is live, and what its file holds.
+Done: TypeAlias = tuple[FileRecord, FileFacts]
+
+#: Batches between sealed and live at the same time; each holds up to `export.RUN_ROWS` rows in memory.
+_BATCHES_AT_ONCE = 2
+#: Bytes of hot tables in a batch of several slices, whose files lie on this machine's disk until one put.
+_BATCH_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +70,17 @@ class Run:
 
     async def go(self, max_rows: int | None) -> ArchiveReport:
         begun = time.monotonic()
-        done: list[tuple[FileRecord, FileFacts]] = []
-        # while one slice is encoded, verified and made live, the next one is read
-        width = _SLICES_AT_ONCE if max_rows is None else 1
-        under_way: set[asyncio.Task[tuple[FileRecord, FileFacts]]] = set()
+        done: list[Done] = []
+        # while one batch is encoded, verified and made live, the next one is read
+        width = _BATCHES_AT_ONCE if max_rows is None else 1
+        under_way: set[asyncio.Task[None]] = set()
         try:
-            async for file in self._slices(uuid.uuid4()):
-                under_way.add(asyncio.create_task(self._settle(file)))
+            async for batch in self._batches(max_rows):
+                under_way.add(asyncio.create_task(self._settle(batch, done)))
                 if len(under_way) == width:
-                    under_way = await self._collect(under_way, done)
-                if max_rows is not None and sum(facts.row_count for _, facts in done) >= max_rows:
-                    break
+                    under_way = await _one_ended(under_way)
             while under_way:
-                under_way = await self._collect(under_way, done)
+                under_way = await _one_ended(under_way)
         finally:
             for task in under_way:
                 task.cancel()
@@ -94,43 +98,59 @@ class Run:
 
     async def finish_left(self) -> None:
         """Carry what an earlier run left sealed to the end."""
-        async with self.database.transaction(read_only=True) as session:
-            left = await LedgerReader(session).open_files()
-        for file in left:
-            if file.relation is not None:
-                await self._settle(file)
-
-    async def _collect(
-        self,
-        under_way: set[asyncio.Task[tuple[FileRecord, FileFacts]]],
-        done: list[tuple[FileRecord, FileFacts]],
-    ) -> set[asyncio.Task[tuple[FileRecord, FileFacts]]]:
-        """Wait for a slice to end; gives those still under way."""
-        finished, rest = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-        for task in finished:
-            done.append(task.result())
-            rows = sum(facts.row_count for _, facts in done)
-            self._tell(rows, None, f"{done[-1][0].slice_start:%Y-%m-%d %H:%M}")
-        return rest
+        left = await self._left()
+        for start in range(0, len(left), self._batch_files):
+            await self._settle(left[start : start + self._batch_files], [])
 
     def _tell(self, done: int, total: int | None, what: str) -> None:
         if self.progress is not None:
             self.progress(done, total, what)
 
-    async def _slices(self, batch_id: uuid.UUID) -> AsyncIterator[FileRecord]:
-        """Slices to carry to the end: those an earlier run left, then freshly sealed ones."""
-        async with self.database.transaction(read_only=True) as session:
-            left = await LedgerReader(session).open_files()
-        for file in left:
-            if file.relation is not None:
-                yield file
+    @property
+    def _batch_files(self) -> int:
+        """Files in one put of the store: many where each put is a commit."""
+        return int(getattr(self.store, "batch", 1))
+
+    async def _batches(self, max_rows: int | None) -> AsyncIterator[list[FileRecord]]:
+        """Slices to carry to the end, by what goes in one put, until ``max_rows`` are reached."""
+        batch: list[FileRecord] = []
+        rows = size = 0
+        async for file, byte_size in self._slices(uuid.uuid4()):
+            batch.append(file)
+            size += byte_size
+            if max_rows is not None:
+                rows += await self._rows(file)
+            enough = max_rows is not None and rows >= max_rows
+            if enough or len(batch) == self._batch_files or size >= _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+            if enough:
+                return
+        if batch:
+            yield batch
+
+    async def _slices(self, batch_id: uuid.UUID) -> AsyncIterator[tuple[FileRecord, int]]:
+        """Slices and the bytes of their tables: those an earlier run left, then freshly sealed ones."""
+        for file in await self._left():
+            yield file, 0
         # a steady stream of late rows makes partition after partition: each range goes once a run
         taken: set[datetime] = set()
         while (partition := await self._next_partition(taken)) is not None:
             taken.add(partition.lower)
             sealed = await self._seal(partition, batch_id)
             if sealed is not None:
-                yield sealed
+                yield sealed, partition.byte_size
+
+    async def _left(self) -> list[FileRecord]:
+        """What an earlier run sealed and did not carry to the end."""
+        async with self.database.transaction(read_only=True) as session:
+            left = await LedgerReader(session).open_files()
+        return [file for file in left if file.relation is not None]
+
+    async def _rows(self, file: FileRecord) -> int:
+        assert file.relation is not None
+        async with self.database.transaction() as session:
+            return await (await self.steps.ledger(session)).count_rows(file.relation)
 
     async def _next_partition(self, taken: set[datetime]) -> Partition | None:
         """The oldest closed partition, not ``taken``, that is past the cutoff or the byte budget."""
@@ -175,38 +195,55 @@ class Run:
             log.debug("archive_sealed", slice=partition.lower.isoformat(), seq=sealed.seq)
         return sealed
 
-    async def _settle(self, file: FileRecord) -> tuple[FileRecord, FileFacts]:
-        """Carry a slice from whatever state it is in to live.
+    async def _settle(self, batch: Sequence[FileRecord], done: list[Done]) -> None:
+        """Carry slices from whatever state each is in to live, with one put for all of them."""
+        try:
+            with workdir() as folder:
+                facts = await self._store(batch, folder)
+                for file in batch:
+                    done.append(await self._finish(file, facts.get(file.id, file.facts), folder))
+                    rows = sum(facts.row_count for _, facts in done)
+                    self._tell(rows, None, f"{file.slice_start:%Y-%m-%d %H:%M}")
+        except MigrationsPending:
+            # a table is missing: another archiver may have finished the slice and dropped it
+            async with self.database.transaction() as session:
+                await self.steps.ledger(session)
+            raise
+
+    async def _store(self, batch: Sequence[FileRecord], folder: Path) -> dict[int, FileFacts]:
+        """sealed -> written; gives the facts of those that were."""
+        sealed = [file for file in batch if file.state == ArchiveState.SEALED]
+        paths = {file.id: folder / f"{file.id}.parquet" for file in sealed}
+        facts: dict[int, FileFacts] = {}
+        url = await self.database.libpq_url()
+        for file in sealed:
+            facts[file.id] = await offload(self._export, file, paths[file.id], url)
+            log.debug("archive_exported", key=file.object_key, rows=facts[file.id].row_count)
+        await self.steps.put([(file, paths[file.id]) for file in sealed])
+        for file in sealed:
+            paths[file.id].unlink()
+            await self.steps.written(file, facts[file.id])
+        return facts
+
+    async def _finish(self, file: FileRecord, facts: FileFacts, folder: Path) -> Done:
+        """written or verified -> live.
 
         An object that is not what it must be is replaced once, under a new name: names are create-only.
         """
-        with workdir() as folder:
-            try:
-                return file, await self._carry(file, folder)
-            except MigrationsPending:
-                # a table is missing: another archiver may have finished the slice and dropped it
-                async with self.database.transaction() as session:
-                    await self.steps.ledger(session)
-                raise
-            except VerificationFailed as error:
-                log.error("archive_object_differs", key=file.object_key, error=str(error))
-                return file, await self._carry(await self.steps.send_back(file), folder)
+        try:
+            return await self._prove(file, facts, folder)
+        except VerificationFailed as error:
+            log.error("archive_object_differs", key=file.object_key, error=str(error))
+        again = await self.steps.send_back(file)
+        facts = (await self._store([again], folder))[again.id]
+        return await self._prove(again, facts, folder)
 
-    async def _carry(self, file: FileRecord, folder: Path) -> FileFacts:
-        if file.state == ArchiveState.SEALED:
-            path = folder / "slice.parquet"
-            url = await self.database.libpq_url()
-            facts = await offload(self._export, file, path, url)
-            log.debug("archive_exported", key=file.object_key, rows=facts.row_count)
-            await self.steps.put(file, path)
-            await self.steps.written(file, facts)
-        else:
-            facts = file.facts
+    async def _prove(self, file: FileRecord, facts: FileFacts, folder: Path) -> Done:
         if file.state != ArchiveState.VERIFIED:
             await offload(verify_samples, self.store, file.object_key, facts, file.seq, folder)
             await self.steps.verified(file, facts)
         await self.steps.live(file)
-        return facts
+        return file, facts
 
     def _export(self, file: FileRecord, path: Path, url: str) -> FileFacts:
         columns = ", ".join(SAMPLE_COLUMNS)
@@ -215,3 +252,11 @@ class Run:
                 f'SELECT {columns} FROM "{file.relation}" WHERE {NOT_FORGOTTEN}'
             )
             return export_samples(batches, path, seq=file.seq, metadata=self.steps.footer(file))
+
+
+async def _one_ended(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Wait for one to end, and raise what it failed with; gives those still under way."""
+    ended, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in ended:
+        task.result()
+    return rest

@@ -61,18 +61,27 @@ class Steps:
             **({"atlas.merged": "true"} if file.merged else {}),
         }
 
-    async def put(self, file: FileRecord, path: Path) -> None:
-        """Create the object. An unclear answer is settled by looking, never by writing again."""
-        try:
-            await offload(self.store.put_files, [(file.object_key, path)])
-        except ObjectExists:
-            # an earlier run died after its put; verification says whether the object is the right one
-            log.info("archive_object_found", key=file.object_key)
-        except VaultUnavailable:
-            # the answer is lost, the object perhaps not
-            if await offload(self.store.stat, file.object_key) is None:
-                raise
-        log.debug("archive_stored", key=file.object_key)
+    async def put(self, new: Sequence[tuple[FileRecord, Path]]) -> None:
+        """Create the objects by one put. An unclear answer is settled by looking, never by writing again."""
+        left = {file.object_key: path for file, path in new}
+        while left:
+            try:
+                await offload(self.store.put_files, list(left.items()))
+                break
+            except ObjectExists as error:
+                # an earlier run died after its put; verification says whether the object is the right one
+                if error.path not in left:
+                    raise
+                del left[error.path]
+                log.info("archive_object_found", key=error.path)
+            except VaultUnavailable:
+                # the answer is lost, the objects perhaps not
+                for key in left:
+                    if await offload(self.store.stat, key) is None:
+                        raise
+                break
+        for file, _ in new:
+            log.debug("archive_stored", key=file.object_key)
 
     async def written(self, file: FileRecord, facts: FileFacts) -> None:
         """sealed -> written."""

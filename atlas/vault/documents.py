@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +119,18 @@ class Documents:
     def refused(self) -> int:
         """How many documents the store refused for good; they lie in ``refused/`` for a person."""
         return len([*self._refused.iterdir()]) if self._refused.is_dir() else 0
+
+    def drop_refused(self, wanted: Callable[[str], bool]) -> list[str]:
+        """Remove those whose key is wanted; gives their keys."""
+        dropped = []
+        with files.told_as_vault_error(str(self._refused)):
+            for path in [*self._refused.iterdir()] if self._refused.is_dir() else []:
+                with path.open("rb") as file:
+                    key = file.readline().decode().rstrip("\n")
+                if wanted(key):
+                    path.unlink()
+                    dropped.append(key)
+        return dropped
 
     def deliver(self, store: ObjectStore, most: int) -> int:
         """Write up to ``most`` waiting documents in one call of the store; gives how many left.

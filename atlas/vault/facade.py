@@ -9,7 +9,7 @@ import operator
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -212,6 +212,10 @@ class Vault:
     def waiting_documents(self) -> list[str]:
         """Keys of the documents that wait on this machine; the store may hold what was there before."""
         return self._spool().documents.keys()
+
+    def drop_refused(self, wanted: Callable[[str], bool]) -> list[str]:
+        """Remove documents that the store refused for good, by key, from this machine; gives their keys."""
+        return self._spool().documents.drop_refused(wanted)
 
     def appended_here(self) -> bool:
         """Whether `append_metrics` was ever called for this vault on this machine; asks no store."""

@@ -242,7 +242,7 @@ async def test_a_row_that_gets_lost_in_the_merge_stops_it(
     rows = samples(times=12)
     await record_samples(database, rows)
     await archiver.run(WEEK)
-    import atlas.archive.rewrite as module
+    import atlas.archive.inputs as module
 
     merge = module.merge_sorted
 

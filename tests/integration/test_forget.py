@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pyarrow.dataset as ds
 import pytest
@@ -13,11 +16,11 @@ from sqlalchemy import text
 from atlas.adapters.maia import MaiaDAO
 from atlas.archive import Archiver
 from atlas.db import Database
-from atlas.errors import InvalidInput, VaultUnavailable
+from atlas.errors import InvalidInput, VaultError, VaultUnavailable
 from atlas.ingest import record_samples
 from atlas.janitor import Janitor
 from atlas.reader import StatsReader
-from atlas.types import Sample
+from atlas.types import ObjectStore, Sample
 from atlas.vault import LocalVault
 from tests.support.samples import OLD, as_written, samples, visible
 
@@ -222,3 +225,24 @@ async def test_what_is_no_id_is_refused_before_anything_happens(
         await archiver.forget(["not an id"])
     async with database.transaction() as session:
         assert await session.scalar(text("SELECT count(*) FROM video_tombstones")) == 0
+
+
+async def test_documents_that_the_store_refused_leave_this_machine_too(
+    vault: LocalVault, archiver: Archiver
+) -> None:
+    refused = vault._spool().documents
+    for key in ("transcripts/vi/video-0003.json", "metadata/2026-01-01/video-0003.json"):
+        refused.add(key, io.BytesIO(b"{}"))
+    refused.add("transcripts/vi/video-0004.json", io.BytesIO(b"{}"))
+    refused.deliver(cast(ObjectStore, SimpleNamespace(put_many=_refuse)), 9)
+    assert refused.refused() == 3
+    receipt = await archiver.forget([GONE])
+    assert set(receipt.documents) == {
+        "transcripts/vi/video-0003.json",
+        "metadata/2026-01-01/video-0003.json",
+    }
+    assert refused.refused() == 1
+
+
+def _refuse(items: object) -> None:
+    raise VaultError("no")
