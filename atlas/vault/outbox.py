@@ -148,7 +148,8 @@ class Outbox:
     def _wake(self, added: int) -> None:
         with self._changed:
             self._waiting += added
-            if self._thread is None and not self._stopped:
+            running = self._thread is not None and self._thread.is_alive()
+            if not running and not self._stopped:
                 self._thread = threading.Thread(target=self._run, name="atlas-outbox", daemon=True)
                 self._thread.start()
                 if not self._at_exit:

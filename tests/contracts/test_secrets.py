@@ -168,19 +168,27 @@ def test_no_error_of_a_vault_shows_its_secrets(
     shown = [repr(vault), repr(vault.store), vault.identity, vault.store.uri("a")]
     log = structlog.get_logger()
     for method, call in METHODS.items():
-        with pytest.raises(VaultError) as caught:
+        try:
             call(vault)
-        shown += [everything_of(caught.value)]
+        except VaultError as raised:
+            error = raised
+        else:
+            assert method == "store_json"  # which waits on the disk in an outage
+            continue
+        shown += [everything_of(error)]
         for form in FORMATS:
             configure(Settings(log_level="DEBUG", log_format=form))
-            log.error("failed", method=method, exc_info=caught.value)
+            log.error("failed", method=method, exc_info=error)
             # as a program does that logs what it works with
-            log.error("failed", vault=vault, store=vault.store, error=caught.value)
+            log.error("failed", vault=vault, store=vault.store, error=error)
     try:
         vault.append_metrics([{"video_id": "V1", "views": 1}])
     except VaultError as error:
         shown += [everything_of(error)]
-    assert vault.pending().count == 1
+    waiting = vault.pending()
+    assert waiting.count - waiting.documents == 1
+    for outbox in vault._outboxes.values():
+        outbox.stop()
     assert not leaks.found(*shown, *capfd.readouterr(), caplog.text)
     assert not leaks.found(*everything_in(tmp_path / "home"))
 
