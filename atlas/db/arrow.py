@@ -21,16 +21,18 @@ _BATCH_BYTES = str(4 << 20)
 
 
 class ArrowConnection:
-    """One connection in autocommit; use it as a context manager, in one thread at a time.
+    """One transaction on a connection of its own, rolled back at the end: it only reads.
 
-    Statements are given as text: values must be quoted by `literal`.
+    Use it as a context manager, in one thread at a time. Statements are given as text: values must be quoted
+    by `literal`. Outside of a transaction a pooler in transaction mode could hand the parts of a statement to
+    different servers.
     """
 
     def __init__(self, libpq_url: str) -> None:
         with _translated():
-            self._connection = dbapi.connect(libpq_url, autocommit=True)
+            self._connection = dbapi.connect(libpq_url, autocommit=False)
         try:
-            self.execute("SET TIME ZONE 'UTC'")
+            self.execute("SET LOCAL TIME ZONE 'UTC'")
         except BaseException:
             self._connection.close()
             raise

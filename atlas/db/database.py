@@ -117,7 +117,13 @@ class Database:
         return _Opened(begin)
 
     def autocommit(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """A session in which each statement is a transaction of its own: one round trip instead of three."""
+        """A session for one statement, which is a transaction of its own: one round trip instead of three.
+
+        Behind a pooler in transaction mode it takes all three: outside of a transaction the pooler may
+        hand the parsed statement and its execution to different servers.
+        """
+        if get_settings().database_pool_mode == "transaction":
+            return self.transaction()
 
         async def begin(stack: AsyncExitStack) -> AsyncSession:
             session = await self._open_session(stack)

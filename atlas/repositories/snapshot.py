@@ -152,7 +152,7 @@ class Snapshot:
 def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
     """Take the snapshot. Blocking: call it in a thread. The transaction is over when it returns."""
     with ArrowConnection(libpq_url) as connection:
-        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute("LOCK TABLE video_stats_log, archive_files IN ACCESS SHARE MODE")
         ledger = connection.rows(
             "SELECT state, object_key, vault, seq, relation, min_timestamp, max_timestamp, "
@@ -179,7 +179,6 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
             for name, priority in sources
         )
         batches = list(connection.batches(query))
-        connection.execute("COMMIT")
     hot = pa.Table.from_batches(batches) if batches else HOT_SCHEMA.empty_table()
     return Snapshot(
         hot.cast(HOT_SCHEMA),
