@@ -4,9 +4,10 @@ Usage: python -m benchmarks [archive|ingest|claims|import|encodings|read ...] [-
        python -m benchmarks claims [--entries N N ...]
        python -m benchmarks memory
        python -m benchmarks vaults [--rows N] [--documents N]
+       python -m benchmarks month [--rows N]
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
-``memory``, ``vaults`` and ``retention`` take minutes and run only when they are named.
+``memory``, ``vaults``, ``month`` and ``retention`` take minutes and run only when they are named.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks import (
     importing,
     ingesting,
     memory,
+    month,
     reading,
     retention,
     scheduling,
@@ -68,7 +70,7 @@ def main() -> None:
         "names",
         nargs="*",
         metavar="SUITE",
-        help=", ".join([*SUITES, "memory", "vaults", "retention"]),
+        help=", ".join([*SUITES, "memory", "vaults", "month", "retention"]),
     )
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the archive run")
     load = retention.Load()
@@ -102,6 +104,7 @@ def main() -> None:
         "claims": functools.partial(claiming.measure, entries=arguments.entries),
         "memory": memory.measure,
         "vaults": functools.partial(vaults.measure, documents=arguments.documents),
+        "month": month.measure,
         "retention": functools.partial(retention.measure, load=load),
     }
     suites = [known[name] for name in arguments.names or SUITES]
