@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,8 +21,10 @@ from atlas.types import ObjectInfo, ObjectStore
 
 T = TypeVar("T")
 
-#: Seconds after which a request that moves little counts as unanswered, and one that moves files.
-CALL_SECONDS, TRANSFER_SECONDS = 120.0, 3600.0
+#: Seconds after which a call that moves little counts as unanswered, and one that reads it is not known how much.
+CALL_SECONDS, READ_SECONDS = 120.0, 600.0
+#: Bytes a second that a write may count on, at least.
+SLOWEST = 100_000
 #: Tries of one call, and the seconds after the first within which the last may begin.
 ATTEMPTS, RETRY_SECONDS = 4, 60.0
 #: Calls of a store at the same time; more wait for their turn.
@@ -56,23 +59,28 @@ class PatientStore:
         return self._store.uri(key)
 
     def put_files(self, items: Sequence[tuple[str, Path]]) -> None:
-        self._patiently(lambda: self._store.put_files(items), TRANSFER_SECONDS)
+        size = 0
+        for _, path in items:
+            with contextlib.suppress(FileNotFoundError):  # the store's own to tell
+                size += path.stat().st_size
+        self._patiently(lambda: self._store.put_files(items), _time_for(size))
 
     def put_bytes(self, key: str, data: bytes, *, overwrite: bool = True) -> None:
         self._patiently(lambda: self._store.put_bytes(key, data, overwrite=overwrite))
 
     def put_many(self, items: Sequence[tuple[str, BinaryIO]]) -> None:
         begins = [source.tell() for _, source in items]
+        ends = [source.seek(0, io.SEEK_END) for _, source in items]
 
         def put() -> None:
             for (_, source), begin in zip(items, begins, strict=True):
                 source.seek(begin)
             self._store.put_many(items)
 
-        self._patiently(put, TRANSFER_SECONDS)
+        self._patiently(put, _time_for(sum(ends) - sum(begins)))
 
     def get_bytes(self, key: str) -> bytes | None:
-        return self._patiently(lambda: self._store.get_bytes(key), TRANSFER_SECONDS)
+        return self._patiently(lambda: self._store.get_bytes(key), READ_SECONDS)
 
     def open(self, key: str, size: int | None = None) -> BinaryIO | None:
         source = self._patiently(lambda: self._store.open(key, size))
@@ -83,7 +91,7 @@ class PatientStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         # whole: a page in the middle cannot be asked for again
-        return iter(self._patiently(lambda: [*self._store.list(prefix)], TRANSFER_SECONDS))
+        return iter(self._patiently(lambda: [*self._store.list(prefix)], READ_SECONDS))
 
     def delete(self, keys: Iterable[str]) -> None:
         wanted = [*keys]
@@ -111,26 +119,35 @@ class PatientStore:
     def _ending(self, call: Callable[[], T], seconds: float) -> T:
         """Run the call in a thread of its own, and give it up after ``seconds``.
 
-        Each call has its thread, because a pool's are waited for when the program ends.
+        Each call has its thread, because a pool's are waited for when the program ends. A call that is given
+        up gives back its turn: some clients wait for an answer for ever.
         """
         result: Future[T] = Future()
 
         def run() -> None:
-            with self._turns:
-                try:
-                    result.set_result(call())
-                except BaseException as error:
-                    result.set_exception(error)
+            try:
+                result.set_result(call())
+            except BaseException as error:
+                result.set_exception(error)
 
-        threading.Thread(target=run, name="atlas-vault", daemon=True).start()
+        until = time.monotonic() + seconds
+        unanswered = VaultUnavailable(f"{self.identity}: no answer in {seconds:.0f} seconds")
+        if not self._turns.acquire(timeout=seconds):
+            raise unanswered
         try:
-            return result.result(seconds)
+            threading.Thread(target=run, name="atlas-vault", daemon=True).start()
+            return result.result(until - time.monotonic())
         except TimeoutError as error:
             if result.done():
                 raise  # the call's own
-            raise VaultUnavailable(
-                f"{self.identity}: no answer in {seconds:.0f} seconds"
-            ) from error
+            raise unanswered from error
+        finally:
+            self._turns.release()
+
+
+def _time_for(size: int) -> float:
+    """Seconds that a write of so many bytes may take."""
+    return CALL_SECONDS + size / SLOWEST
 
 
 class _PatientReader(io.RawIOBase):

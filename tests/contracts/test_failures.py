@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from atlas.errors import VaultDenied, VaultUnavailable
-from atlas.vault import Vault
+from atlas.vault import Vault, calls
 from tests.contracts.conftest import HUB_WARNS
 from tests.support import gcs_proxy, hub_server
 from tests.support.gcs_proxy import Gcs
@@ -94,3 +95,44 @@ def fail_everything(server: Gcs | Hub, reply: Reply) -> None:
     """Every request has this answer."""
     for name, *_ in gcs_proxy.ROUTES if isinstance(server, Gcs) else hub_server.ROUTES:
         server.faults[name].extend([reply] * FOR_EVER)
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize(
+    ("request_of", "method"),
+    [
+        ("info", "fetch_binary"),
+        ("paths", "stat"),
+        ("resolve", "get_bytes"),
+        ("tree", "list_files"),
+        ("preupload", "store_json"),
+        ("commit", "store_json"),
+        ("commit", "delete"),
+        ("batch", "store_visuals"),
+        ("upload", "store_visuals"),
+    ],
+)
+@HUB_WARNS
+def test_a_hub_that_does_not_answer_is_given_up_and_asked_again_later(
+    hub: Hub, hub_vault: Vault, request_of: str, method: str
+) -> None:
+    call = METHODS.get(method, lambda vault: vault.store_visual_evidence("V1", [(0, b"frame")]))
+    hub_vault.store.put_bytes("a", b"1")
+    over = threading.Event()
+    hub.faults[request_of].extend([Reply(until=over)] * FOR_EVER)
+    try:
+        with pytest.raises(VaultUnavailable, match="no answer in"):
+            call(hub_vault)
+        hub.faults.clear()
+        call(hub_vault)
+    finally:
+        over.set()
+        for thread in threading.enumerate():
+            if thread.name == "atlas-vault":
+                thread.join(10)
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("CALL_SECONDS", "READ_SECONDS"):
+        monkeypatch.setattr(calls, limit, 0.4)

@@ -54,8 +54,8 @@ class Remote(Site):
 
     @property
     def patience(self) -> float | None:  # type: ignore[override]  # the site's own
-        # the Hub's client waits for ever where it is not told otherwise
-        return 0.3 if self.place.provider == "gcs" else None
+        # of a request without a byte; and of a whole call
+        return 0.3 if self.place.provider == "gcs" else 1.5
 
     def __init__(self, place: Place, server: Gcs | Hub) -> None:
         super().__init__(place)
@@ -121,7 +121,7 @@ class Remote(Site):
                 return None
             case Failure.OVERTAKEN:
                 return None
-            case Failure.HANG if self.patience is not None:
+            case Failure.HANG:
                 return Reply(until=self._well)
         return Reply(cut=True)
 

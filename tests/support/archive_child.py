@@ -84,7 +84,7 @@ class Orders:
     pause_at: tuple[str, int] | None = None
     faults: Faults | None = None
     lease_seconds: float | None = None
-    #: Seconds without a byte after which it gives a request up.
+    #: Seconds after which it gives a request up.
     patience: float | None = None
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -172,8 +172,13 @@ def _main(orders: Orders) -> None:
         atlas.archive.lock.LEASE_SECONDS = orders.lease_seconds
     if orders.patience is not None:
         import atlas.vault.backends.gcs
+        import atlas.vault.calls
 
-        atlas.vault.backends.gcs._SILENCE_SECONDS = orders.patience
+        if orders.place.provider == "gcs":
+            atlas.vault.backends.gcs._SILENCE_SECONDS = orders.patience
+        else:  # whose client would wait for ever
+            atlas.vault.calls.CALL_SECONDS = orders.patience
+            atlas.vault.calls.READ_SECONDS = orders.patience
     code = DONE
     try:
         asyncio.run(_work(orders))

@@ -135,7 +135,7 @@ def test_who_asks_for_more_time_than_there_is_is_not_waited_for(moody: Moody) ->
 def test_what_hangs_is_given_up_and_keeps_nobody(
     name: str, moody: Moody, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for limit in ("CALL_SECONDS", "TRANSFER_SECONDS"):
+    for limit in ("CALL_SECONDS", "READ_SECONDS"):
         monkeypatch.setattr(calls, limit, 0.05)
     moody.hangs = threading.Event()
     try:
@@ -143,6 +143,32 @@ def test_what_hangs_is_given_up_and_keeps_nobody(
             OPERATIONS[name](PatientStore(moody), path)
     finally:
         moody.hangs.set()
+
+
+def test_calls_that_hang_for_ever_keep_nobody_from_the_store_once_it_is_back(
+    moody: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "CALL_SECONDS", 0.02)
+    patient = PatientStore(moody)
+    moody.hangs = hung = threading.Event()
+    try:
+        for _ in range(calls.AT_ONCE):
+            with pytest.raises(VaultUnavailable):
+                patient.stat("there")
+        moody.hangs = None
+        monkeypatch.setattr(calls, "CALL_SECONDS", 10.0)
+        assert patient.stat("there") is not None
+    finally:
+        hung.set()
+
+
+def test_a_write_has_time_for_its_size(moody: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = []
+    monkeypatch.setattr(PatientStore, "_patiently", lambda _, call, seconds: times.append(seconds))
+    source = io.BytesIO(b"x" * 1_000_000)
+    source.seek(500_000)
+    PatientStore(moody).put_many([("a", source), ("b", io.BytesIO(b"y" * 500_000))])
+    assert times == [calls.CALL_SECONDS + 1_000_000 / calls.SLOWEST]
 
 
 def test_a_swap_whose_answer_was_lost_has_swapped(moody: Moody) -> None:
