@@ -240,14 +240,10 @@ async def test_the_program_shows_and_leaves_no_secrets(
         await bus.drain()
         fail(service.server, failure)
         done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-c", PROGRAM, json.dumps(COMMANDS)],
-            capture_output=True,
-            check=False,
-            cwd=tmp_path,
-            timeout=120,
-            env={
-                **os.environ,
+            run_program,
+            COMMANDS,
+            tmp_path,
+            {
                 **service.variables,
                 "DATABASE_URL": with_password(database_url),
                 "YOUTUBE_API_KEY_POOL_JSON": json.dumps([API_KEY]),
@@ -255,9 +251,6 @@ async def test_the_program_shows_and_leaves_no_secrets(
                 "EVENT_BUS_WEBHOOK_SECRET": EVENTS,
                 "DISCORD_WEBHOOK_ALERTS": f"{receiver.url}/api/webhooks/1/{DISCORD}",
                 "LOG_LEVEL": "DEBUG",
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             },
         )
     said = done.stdout + done.stderr
@@ -267,6 +260,37 @@ async def test_the_program_shows_and_leaves_no_secrets(
     dump = postgres_server.pg_dump(database_url)
     assert "video_stats_log" in dump
     assert not leaks.found(dump, *everything_in(tmp_path / "home"))
+
+
+def run_program(
+    commands: list[list[str]], folder: Path, variables: dict[str, str]
+) -> subprocess.CompletedProcess[bytes]:
+    """Give the commands in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(commands)],
+        capture_output=True,
+        check=False,
+        cwd=folder,
+        timeout=120,
+        env={
+            **os.environ,
+            **variables,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
+    )
+
+
+@pytest.mark.parametrize("failure", ["403", "500", "cut"])
+def test_what_was_foreseen_is_told_without_a_traceback(
+    service: Service, failure: str, database_url: str, tmp_path: Path
+) -> None:
+    fail(service.server, failure)
+    commands = [["vault", "ls"], ["archive"], ["doctor"]]
+    done = run_program(commands, tmp_path, {**service.variables, "DATABASE_URL": database_url})
+    assert done.stderr.count(b"error:") >= 4  # two commands, in two formats of the log
+    assert b"Traceback" not in done.stdout + done.stderr
 
 
 def with_password(url: str) -> str:
