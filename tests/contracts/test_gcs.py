@@ -202,6 +202,26 @@ def test_an_upload_that_is_stored_otherwise_is_told_and_not_left_under_its_name(
         vault.store_binary("y", path.read_bytes())
 
 
+@pytest.mark.parametrize("call", ["put_files", "compare_and_swap", "append_metrics"])
+def test_what_arrives_damaged_is_refused_and_never_there(
+    vault: Vault, gcs: Gcs, call: str, tmp_path: Path
+) -> None:
+    """A writer that dies before it has looked would leave it under its name."""
+    gcs.flips = 1
+    row = {"video_id": "V", "timestamp": "2026-01-15T10:00:00Z", "views": 1}
+    with pytest.raises(VerificationFailed):
+        match call:
+            case "put_files":
+                vault.store.put_files([("x", source(tmp_path, 100))])
+            case "compare_and_swap":
+                vault.store.compare_and_swap("x", None, b"1")
+            case _:
+                vault.append_metrics([row])
+    assert gcs.counts["upload"] == 1
+    assert gcs.counts["delete"] == 0
+    assert vault.list_files() == []
+
+
 def test_rows_that_were_stored_otherwise_are_delivered_by_the_next_call(
     vault: Vault, gcs: Gcs
 ) -> None:

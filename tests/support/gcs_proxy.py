@@ -178,7 +178,14 @@ class Gcs:
 
     def _upload(self, request: Request, query: Mapping[str, str], key: str) -> Reply:
         name = query.get("name") or str(_resource_in(request.body)["name"])
-        return self._unless_refused(query, name) or self._pass(self._flipped(request, -12))
+        if refused := self._unless_refused(query, name):
+            return refused
+        reply = self._pass(self._flipped(request, -12))
+        if reply.status == 409 and b"MD5 hash" in reply.body:
+            return refusal(
+                400, json.loads(reply.body)["error"]["message"]
+            )  # as the service words it
+        return reply
 
     def _start(self, request: Request, query: Mapping[str, str], key: str) -> Reply:
         name = query.get("name") or str(json.loads(request.body)["name"])

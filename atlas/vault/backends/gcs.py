@@ -197,24 +197,31 @@ class GCSStore(FsspecStore):
 
         gcsfs's own has a fixed boundary, which content may hold.
         """
+        from gcsfs.retry import HttpError
+
         condition = {} if generation is None else {"ifGenerationMatch": generation}
         name = (self._root + key).removeprefix(f"{self._bucket}/")
+        # with its MD5 the service refuses to store what arrives otherwise
+        resource = {"name": name, "metadata": {_MARK: mark}, "md5Hash": _md5(content)}
         try:
-            made = self.fs.call(
+            self.fs.call(
                 "POST",
                 self.fs.base.replace("/storage/v1/", "/upload/storage/v1/") + "b/{}/o",
                 self._bucket,
                 uploadType="multipart",
                 headers={"Content-Type": f'multipart/related; boundary="{mark}"'},
-                data=_multipart(mark, {"name": name, "metadata": {_MARK: mark}}, content),
+                data=_multipart(mark, resource, content),
                 json_out=True,
                 **condition,
             )
         except FileNotFoundError as error:
             raise self._no_bucket() from error
-        if made["md5Hash"] != _md5(content):
-            self._remove_damaged(key, mark)
-            raise VerificationFailed(f"{key}: stored is not what was sent", path=key)
+        except HttpError as error:
+            if error.code == 400 and "MD5 hash" in str(error.message):
+                raise VerificationFailed(
+                    f"{key}: what arrived is not what was sent", path=key
+                ) from error
+            raise
 
     def _remove_damaged(self, key: str, mark: str) -> None:
         """Else whoever tries again would meet it and take it for what he wants to write."""
