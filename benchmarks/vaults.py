@@ -27,6 +27,8 @@ from atlas.vault import Vault
 from benchmarks.support import Result, fill_samples, scratch_database, stopwatch
 from tests.support.places import Place
 
+#: Seconds that the servers let pass before each answer to a document, as services far away do.
+_LATENCY = 0.02
 #: Documents of the run that writes one by one: on the Hub each is a commit, of which it takes 128 an hour.
 _ONE_BY_ONE = 100
 
@@ -51,6 +53,7 @@ async def measure(
                 if number:
                     what = f"archive to {provider}"
                     results.append(Result(what, number, "slices", slices, unit, most=True))
+            service.be_far()
             results += store(provider, place.vault(), service, documents)
     results += store("local", here.vault(), None, documents)
     return results
@@ -112,6 +115,10 @@ class Service:
         self._line.send("counts")
         return Counter(self._line.recv())
 
+    def be_far(self) -> None:
+        """Answer late from now on."""
+        self._line.send("late")
+
 
 @contextlib.contextmanager
 def serving(provider: str) -> Iterator[Service]:
@@ -135,6 +142,9 @@ def _serve(provider: str, line: Connection) -> None:
         if isinstance(server, hub_server.Hub):
             server.commits_an_hour = 10**9  # what is measured is time; the count tells the rest
         line.send(server.url)
-        while line.recv() == "counts":
-            line.send(dict(server.counts))
+        while (asked := line.recv()) != "end":
+            if asked == "counts":
+                line.send(dict(server.counts))
+            else:
+                server.loopback.latency = _LATENCY
     os._exit(0)  # clients that are still connected are not waited for

@@ -11,7 +11,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -21,7 +21,7 @@ from atlas.types import ObjectInfo, ObjectStore
 
 T = TypeVar("T")
 
-#: Seconds after which a call that moves little counts as unanswered, and one that reads it is not known how much.
+#: Seconds after which a call that moves little counts as unanswered, and a read of unknown size.
 CALL_SECONDS, READ_SECONDS = 120.0, 600.0
 #: Bytes a second that a write may count on, at least.
 SLOWEST = 100_000
@@ -69,6 +69,21 @@ class PatientStore:
         self._patiently(lambda: self._store.put_bytes(key, data, overwrite=overwrite))
 
     def put_many(self, items: Sequence[tuple[str, BinaryIO]]) -> None:
+        # at the end of a program no pool can be had
+        if getattr(self._store, "batch", 1) > 1 or len(items) < 2 or _ending_program():
+            self._put_together(items)
+            return
+        # each for itself, several at a time: what went through is not sent again for another's sake
+        with ThreadPoolExecutor(AT_ONCE, "atlas-vault-put") as pool:
+            puts = [pool.submit(self._put_together, [item]) for item in items]
+            try:
+                for put in as_completed(puts):
+                    put.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _put_together(self, items: Sequence[tuple[str, BinaryIO]]) -> None:
         begins = [source.tell() for _, source in items]
         ends = [source.seek(0, io.SEEK_END) for _, source in items]
 
@@ -143,6 +158,10 @@ class PatientStore:
             raise unanswered from error
         finally:
             self._turns.release()
+
+
+def _ending_program() -> bool:
+    return not threading.main_thread().is_alive()
 
 
 def _time_for(size: int) -> float:

@@ -63,7 +63,7 @@ class Gcs:
 
     def __init__(self, server: LoopbackServer, behind: tuple[str, int]) -> None:
         self.url = server.url
-        self._server, self._behind = server, behind
+        self.loopback, self._behind = server, behind
         self._sessions: dict[str, dict[str, str]] = {}
         self.reset()
         server.respond = self._answer
@@ -103,7 +103,7 @@ class Gcs:
         return sorted(item["name"] for item in found["items"])
 
     def _answer(self, request: Request) -> Reply:
-        self._server.requests.clear()  # the bodies of a long run are many
+        self.loopback.requests.clear()  # the bodies of a long run are many
         url = urlsplit(request.path)
         found = (
             (name, match)

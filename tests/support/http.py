@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class LoopbackServer:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.respond: Responder = lambda request: Reply()
+        #: Seconds before each request is looked at, as if the server were far away.
+        self.latency = 0.0
         self.closing = threading.Event()
         self.connections: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -69,6 +72,8 @@ class LoopbackServer:
 
     def answer(self, request: Request) -> Reply:
         """Remember the request and find its reply."""
+        if self.latency:
+            time.sleep(self.latency)
         with self._lock:
             self.requests.append(request)
             return self.respond(request)

@@ -78,6 +78,7 @@ class Hub:
 
     def __init__(self, server: LoopbackServer) -> None:
         self.url = server.url
+        self.loopback = server
         self.page = 1000
         self.commits_an_hour = 128
         self.entries_a_folder = 10_000

@@ -162,11 +162,50 @@ def test_calls_that_hang_for_ever_keep_nobody_from_the_store_once_it_is_back(
         hung.set()
 
 
+def documents(number: int) -> list[tuple[str, BinaryIO]]:
+    return [(f"d/{one}", io.BytesIO(str(one).encode())) for one in range(number)]
+
+
+def test_documents_are_put_each_for_itself_and_none_again_for_another(moody: Moody) -> None:
+    moody.before = [VaultUnavailable("busy")] * 2
+    PatientStore(moody).put_many(documents(30))
+    assert moody.asked == 32
+    assert {info.key: info.size for info in moody.list("d")} == {
+        f"d/{one}": len(str(one)) for one in range(30)
+    }
+
+
+def test_several_documents_are_under_way_at_a_time(moody: Moody) -> None:
+    together = threading.Barrier(calls.AT_ONCE)
+    put = MemoryStore.put_many
+
+    def meet(items: Any) -> None:
+        together.wait(10)
+        put(moody, items)
+
+    moody.__dict__["put_many"] = meet
+    PatientStore(moody).put_many(documents(2 * calls.AT_ONCE))
+
+
+def test_a_document_that_is_refused_ends_the_rest(moody: Moody) -> None:
+    moody.before = [VaultDenied("no")] * 999
+    with pytest.raises(VaultDenied):
+        PatientStore(moody).put_many(documents(200))
+    assert moody.asked < 100
+
+
+def test_a_store_that_takes_many_at_once_is_given_them_so(moody: Moody) -> None:
+    moody.__dict__["batch"] = 50
+    PatientStore(moody).put_many(documents(30))
+    assert moody.asked == 1
+
+
 def test_a_write_has_time_for_its_size(moody: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
     times = []
     monkeypatch.setattr(PatientStore, "_patiently", lambda _, call, seconds: times.append(seconds))
     source = io.BytesIO(b"x" * 1_000_000)
     source.seek(500_000)
+    moody.__dict__["batch"] = 2
     PatientStore(moody).put_many([("a", source), ("b", io.BytesIO(b"y" * 500_000))])
     assert times == [calls.CALL_SECONDS + 1_000_000 / calls.SLOWEST]
 
