@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from atlas.errors import VaultDenied, VaultUnavailable
+from atlas.errors import VaultDenied, VaultFull, VaultUnavailable
 from atlas.vault import Vault, calls
 from tests.contracts.conftest import HUB_WARNS
 from tests.support import gcs_proxy, hub_server
-from tests.support.gcs_proxy import Gcs
+from tests.support.gcs_proxy import Gcs, refusal
 from tests.support.http import Reply
 from tests.support.hub_server import Hub
 from tests.support.impatience import no_pauses
@@ -95,6 +95,36 @@ def fail_everything(server: Gcs | Hub, reply: Reply) -> None:
     """Every request has this answer."""
     for name, *_ in gcs_proxy.ROUTES if isinstance(server, Gcs) else hub_server.ROUTES:
         server.faults[name].extend([reply] * FOR_EVER)
+
+
+@pytest.mark.parametrize("words", [(402, "pay"), (413, "large"), (507, "full"), (403, "Quota!")])
+def test_a_store_that_has_no_room_is_told_at_once(
+    service: tuple[Gcs | Hub, Vault], words: tuple[int, str]
+) -> None:
+    server, vault = service
+    status, message = words
+    if status == (402 if isinstance(server, Gcs) else 403):
+        pytest.skip("not how this service says it")
+    write = "upload" if isinstance(server, Gcs) else "commit"
+    server.faults[write].extend([refusal(status, message)] * FOR_EVER)
+    with pytest.raises(VaultFull) as caught:
+        vault.store_json("a.json", 1)
+    assert caught.value.hint
+    assert server.counts[write] == 1
+
+
+@HUB_WARNS
+def test_a_listing_of_the_hub_that_breaks_off_is_an_error_and_no_shorter_one(
+    hub: Hub, hub_vault: Vault
+) -> None:
+    hub_vault.store_batch({f"d/{number}": b"1" for number in range(9)})
+    hub.page = 4
+    hub.counts.clear()
+    hub.trouble = lambda name: Reply(503) if name == "tree" and hub.counts["tree"] > 1 else None
+    with pytest.raises(VaultUnavailable):
+        hub_vault.list_files("d")
+    hub.trouble = lambda name: None
+    assert len(hub_vault.list_files("d")) == 9
 
 
 @pytest.mark.usefixtures("_impatient")

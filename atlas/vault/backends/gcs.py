@@ -17,7 +17,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from atlas.errors import VaultDenied, VaultError, VaultUnavailable, VerificationFailed
+from atlas.errors import (
+    VaultDenied,
+    VaultError,
+    VaultFull,
+    VaultUnavailable,
+    VerificationFailed,
+)
 from atlas.types import ObjectInfo
 from atlas.vault.backends.base import FsspecStore, Source, local_copy, taken
 from atlas.vault.layout import check_folder, check_key
@@ -330,8 +336,11 @@ def _vault_error(error: Exception, key: str, bucket: str) -> VaultError | None:
     where = f"gs://{bucket}, {key}" if key else f"gs://{bucket}"
     if isinstance(error, ChecksumError):
         return VerificationFailed(f"{where}: stored is not what was sent", path=path)
-    # a plain OSError without a number is how gcsfs tells 403
-    if status in (401, 403) or (type(error) is OSError and error.errno is None):
+    # a plain OSError without a number is how gcsfs tells 403, with the service's words
+    refused = type(error) is OSError and error.errno is None
+    if status in (413, 507) or (refused and "quota" in str(error).lower()):
+        return VaultFull(f"{where}: the quota is used up", path=path)
+    if status in (401, 403) or refused:
         return VaultDenied(f"{where}: the service refused the credentials", path=path)
     if isinstance(error, GoogleAuthError) and not isinstance(error, TransportError):
         return VaultDenied(
