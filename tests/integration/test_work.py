@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pytest
+from sqlalchemy import text
 
 from atlas.adapters.maia import MaiaDAO
 from atlas.db import Database
 from atlas.errors import DatabaseUnavailable, InvalidInput, LeaseLost
-from atlas.repositories.leases import MAX_ATTEMPTS, Head
+from atlas.repositories.leases import MAX_ATTEMPTS, Head, Leases
 from atlas.scheduling import Work
+from atlas.scheduling.batch import keys_of
 from atlas.types import Sample, SearchStatus
 from tests.support.sql import execute, fetch, scalar
 
@@ -283,6 +285,36 @@ async def test_leases_are_renewed_while_the_work_goes_on(
 
         await eventually(renewed)
         assert not any(item.lost for item in batch)
+
+
+@every_kind
+async def test_a_renewal_does_not_cut_a_longer_lease_short(
+    kind: Kind, database: Database, work: Work, filled: None
+) -> None:
+    """That of a repeated attempt is."""
+    async with work.claim(kind) as batch:
+        table, _, prefix = PLACES[kind]
+        await execute(
+            database, f"UPDATE {table} SET {prefix}leased_until = now() + interval '2 hours'"
+        )
+        async with database.transaction() as session:
+            queue = batch._kind.queue
+            keys = keys_of(queue, [item.key for item in batch])
+            assert len(await Leases(session, queue).renew(batch._token, keys)) == 3
+        assert all(row["seconds"] > 7000 for row in await leases(database, kind))
+
+
+@every_kind
+async def test_a_claim_does_not_wait_for_rows_that_another_has_locked(
+    kind: Kind, database: Database, work: Work, filled: None
+) -> None:
+    table, key, _ = PLACES[kind]
+    async with database.transaction() as other:
+        query = f"SELECT {key} FROM {table} ORDER BY {key} LIMIT 1 FOR UPDATE"
+        locked = str(await other.scalar(text(query)))
+        async with asyncio.timeout(20), work.claim(kind) as batch:
+            assert len(batch) == 2
+            assert locked not in {item.key for item in batch}
 
 
 @every_kind
