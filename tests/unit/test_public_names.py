@@ -160,3 +160,10 @@ heavy = {"pyarrow", "sqlalchemy", "gcsfs", "huggingface_hub", "aiohttp", "numpy"
 print(sorted(heavy & set(sys.modules)))
 """
     assert python(code, tmp_path) == "[]"
+
+
+def test_the_command_line_runs_as_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "atlas", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"atlas {atlas.__version__}"
