@@ -29,7 +29,13 @@ import structlog
 from atlas.archive import Archiver
 from atlas.config import reset_settings
 from atlas.db import Database
-from atlas.errors import ArchiverBusy, LeaseLost, Unavailable, VerificationFailed
+from atlas.errors import (
+    ArchiverBusy,
+    CorruptObject,
+    LeaseLost,
+    Unavailable,
+    VerificationFailed,
+)
 from atlas.janitor import Janitor
 from tests.support.faulty_store import Faults, FaultyStore
 from tests.support.impatience import no_pauses
@@ -43,9 +49,9 @@ PATIENCE = 60.0
 
 DONE, KILLED = 0, -signal.SIGKILL
 #: What a child's exit code says of how its job ended; 1 is every other error.
-CODES: dict[int, type[Exception]] = {
+CODES: dict[int, type[Exception] | tuple[type[Exception], ...]] = {
     10: Unavailable,
-    11: VerificationFailed,
+    11: (VerificationFailed, CorruptObject),
     12: ArchiverBusy,
     13: LeaseLost,
 }
