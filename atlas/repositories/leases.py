@@ -67,33 +67,46 @@ class Queue:
 
 
 class Head:
-    """Where the head of a queue was found, while it is slow to find.
+    """Where the head of a queue was found, for a process that claims much of it.
 
-    Versions that claims leave behind stay in the index, before the head, for as long as any transaction
-    that is older is open, and every claim would go through all of them. While claims are slow the
-    next ones of this process start where the last one found something. One starts from the beginning
-    every ten seconds, and before there is said to be nothing: what was released or moved to the front
-    waits for that long at most.
+    Versions that claims leave behind stay in the index, before the head, until a vacuum removes them: of
+    a large table after a fifth of its rows, while an older transaction is open never. Every claim from
+    the beginning walks over all of them. So once a process has claimed ten thousand rows without running
+    dry, its claims start where the last one found something, and one looks from the beginning as often as
+    takes a fiftieth of the time, and before there is said to be nothing. What was released or moved to the
+    front waits for that long at most.
     """
 
-    _SLOW_SECONDS = 0.1
-    _KEPT_SECONDS = 10.0
+    _BUSY_ROWS = 10_000
+    _PAUSE = 50.0
 
     def __init__(self) -> None:
+        self._rows = 0
         self._since: datetime | None = None
-        self._until = 0.0
+        self._seconds = 0.0
+        self._looks_at = 0.0
 
-    def known(self) -> datetime | None:
-        """From which time on to look, or None: from the beginning."""
-        return self._since if time.monotonic() < self._until else None
+    def start(self) -> datetime | None:
+        """From which time on the next claim is to look, or None: from the beginning."""
+        if self._rows < self._BUSY_ROWS:
+            return None
+        if time.monotonic() < self._looks_at:
+            return self._since
+        self._rest()  # the others go on from where they are
+        return None
 
-    def found(self, since: datetime | None, at: datetime | None, seconds: float) -> None:
-        """A claim that looked from ``since`` on found its first row ``at`` this time, or none."""
-        if at is None:
-            self._until = 0.0
-        elif since is None and seconds > self._SLOW_SECONDS:
-            self._until = time.monotonic() + self._KEPT_SECONDS
-        self._since = at
+    def found(self, since: datetime | None, at: datetime | None, rows: int, seconds: float) -> None:
+        """A claim that looked from ``since`` on found ``rows``, the first one ``at`` this time, or none."""
+        if since is None:
+            self._seconds = seconds
+            self._rest()
+        # what began elsewhere, before another claim found an earlier row, must not lead past that
+        if since is None or since == self._since:
+            self._since = at
+        self._rows = self._rows + rows if rows else 0
+
+    def _rest(self) -> None:
+        self._looks_at = time.monotonic() + self._PAUSE * self._seconds
 
 
 class Ending(StrEnum):
@@ -142,15 +155,19 @@ def claim_statement(queue: Queue) -> TextClause:
     claimable, the place and the key. Rows whose attempts
     are spent come with no token: they are in quarantine now. `SKIP LOCKED` lets any number of workers
     claim at once without waiting for each other. The clock is read once, in a subquery, because an index
-    cannot serve a comparison with a volatile function.
+    cannot serve a comparison with a volatile function; ``:since`` comes from there too, because for a
+    constant the planner would look up the index's least entry, over all dead ones, at each claim.
     """
     until, lease, attempts, error = _columns(queue)
     spent = f"q.{attempts} >= {MAX_ATTEMPTS}"
     ready, claimable = queue.ready, queue.claimable or "NULL::timestamptz"
     if queue.claimable is not None:
-        ready += f" AND {claimable} >= coalesce(CAST(:since AS timestamptz), '-infinity')"
+        ready += f" AND {claimable} >= (SELECT since FROM clock)"
     return text(f"""
-        WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
+        WITH clock AS MATERIALIZED (
+            SELECT clock_timestamp() AS now,
+                coalesce(CAST(:since AS timestamptz), '-infinity') AS since
+        ),
         picked AS MATERIALIZED (
             SELECT q.{queue.key} AS key, {claimable} AS claimable FROM {queue.table} q
             WHERE {ready} ORDER BY {queue.order}
@@ -237,23 +254,25 @@ class Leases(Repository):
         if self.queue.claimable is None:
             head = None
         while True:
-            from_beginning = head is None or head.known() is None
-            picked = await self._pick(values, head)
+            since = None if head is None else head.start()
+            picked = await self._pick(values, head, since)
             claimed: list[tuple[Any, ...]] = [
                 tuple(row[:-3]) for row in picked if row.lease is not None
             ]
-            # where all that was picked is poison, or the head was not looked at, there may be more
-            if claimed or (from_beginning and not picked):
+            # where all that was picked is poison, or the beginning was not looked at, there may be more
+            if claimed or (since is None and not picked):
                 return claimed
 
-    async def _pick(self, values: dict[str, Any], head: Head | None) -> Sequence[Row[Any]]:
-        since = None if head is None else head.known()
-        if self.queue.claimable is not None:
-            values |= {"since": since}
+    async def _pick(
+        self, values: dict[str, Any], head: Head | None, since: datetime | None
+    ) -> Sequence[Row[Any]]:
         begun = time.monotonic()
-        rows = (await self.session.execute(claim_statement(self.queue), values)).all()
+        rows = (
+            await self.session.execute(claim_statement(self.queue), values | {"since": since})
+        ).all()
         if head is not None:
-            head.found(since, rows[0].claimable if rows else None, time.monotonic() - begun)
+            at = rows[0].claimable if rows else None
+            head.found(since, at, len(rows), time.monotonic() - begun)
         self._tell_quarantined([row.key for row in rows if row.lease is None])
         return rows
 

@@ -521,10 +521,13 @@ async def test_an_unknown_kind_is_refused(work: Work) -> None:
         work.claim("dance")  # type: ignore[call-overload]  # that is what is tried
 
 
-async def test_claims_begin_at_the_head_while_it_is_slow_to_find_and_miss_nothing(
+async def test_claims_of_a_busy_process_begin_at_the_head_and_miss_nothing(
     database: Database, work: Work, filled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Head, "_SLOW_SECONDS", -1.0)  # every claim is slow
+    monkeypatch.setattr(Head, "_BUSY_ROWS", 0)
+    monkeypatch.setattr(
+        Head, "_PAUSE", 1e9
+    )  # looks at the beginning once, and where it finds nothing
     async with work.claim("track", limit=2) as first:
         assert [item.key for item in first] == ["v1", "v2"]
         first_items = list(first)
