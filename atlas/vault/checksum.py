@@ -30,8 +30,9 @@ class ChecksummedWriter(pq.ParquetWriter):  # type: ignore[misc]  # pyarrow ship
     """A Parquet writer whose files carry the checksum; the end of the file is written when it is closed."""
 
     def __init__(self, where: str | Path | IO[bytes], schema: pa.Schema, **options: Any) -> None:
-        # open until `close`
-        self._own = open(where, "wb") if isinstance(where, str | Path) else None  # noqa: SIM115
+        self._own: IO[bytes] | None = None
+        if isinstance(where, str | Path):
+            self._own = open(where, "wb")  # noqa: SIM115  # open until `close`
         self._sink = _Sink(where if self._own is None else self._own)
         try:
             super().__init__(self._sink, schema, **options)
