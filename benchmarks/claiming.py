@@ -6,6 +6,7 @@ Beside them two job queues with as much no-op work, and the same claims while an
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import time
@@ -16,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from atlas.db import Database
 from atlas.repositories.leases import claim_statement
@@ -214,13 +216,19 @@ async def _cycle_of_asyncpg(database: Database, workers: int) -> AsyncIterator[C
         yield cycle
 
 
-def _positional(statement: object) -> str:
-    return str(statement.compile(dialect=postgresql.asyncpg.dialect()))  # type: ignore[attr-defined]  # TextClause
+def _positional(statement: TextClause) -> str:
+    return str(_compiled(statement))
 
 
-def _in_order(statement: object, **values: object) -> list[object]:
-    compiled = statement.compile(dialect=postgresql.asyncpg.dialect())  # type: ignore[attr-defined]  # TextClause
-    return [values[name] for name in compiled.positiontup]
+def _in_order(statement: TextClause, **values: object) -> list[object]:
+    return [values[name] for name in _compiled(statement).positiontup or ()]
+
+
+@functools.cache
+def _compiled(statement: TextClause) -> SQLCompiler:
+    compiled = statement.compile(dialect=postgresql.asyncpg.dialect())
+    assert isinstance(compiled, SQLCompiler)
+    return compiled
 
 
 def _reports(rows: Sequence[asyncpg.Record]) -> str:

@@ -93,7 +93,7 @@ async def _scans(
 ) -> tuple[float, float]:
     """Rows a second of a scan of some days, and of pyarrow's own of the same files."""
     keys = [info.key for info in vault.store.list("video_stats")][:days]
-    paths = [str(vault.store.root / key) for key in keys]  # type: ignore[attr-defined]  # a folder
+    paths = [str(vault.store.root / key) for key in keys]
 
     def plain() -> int:
         dataset = ds.dataset(paths, format="parquet")
@@ -123,7 +123,7 @@ async def _add_day(
 ) -> None:
     """A day's file as the archiver writes it, and its ledger row."""
     key = f"video_stats/date={start:%Y-%m-%d}/00-{day + 1}-bench.parquet"
-    path = vault.store.root / key  # type: ignore[attr-defined]  # a folder
+    path = vault.store.root / key
     path.parent.mkdir(parents=True)
     table = await asyncio.to_thread(_day_table, ids, start, day)
 

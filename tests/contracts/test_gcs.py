@@ -408,7 +408,7 @@ def test_a_key_file_of_the_settings_is_what_requests_are_signed_with(
         assert vault.append_metrics([{"video_id": "V", "views": 1}]) == 1
         assert gcs.counts["token"] == 1
     finally:
-        close(vault.store)  # type: ignore[arg-type]  # a GCSStore
+        close(vault.store)
 
 
 def test_a_key_that_was_revoked_is_denied_and_says_which_setting(
@@ -420,7 +420,7 @@ def test_a_key_that_was_revoked_is_denied_and_says_which_setting(
         with pytest.raises(VaultDenied):
             vault.fetch_json("x.json")
     finally:
-        close(vault.store)  # type: ignore[arg-type]  # a GCSStore
+        close(vault.store)
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"type": "service_account"}'])

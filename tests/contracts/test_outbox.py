@@ -121,7 +121,7 @@ def test_what_waits_goes_by_age_without_another_call(hub: Hub, make: Make) -> No
     vault.store_json("d/1.json", 1)
     vault.append_metrics([row(1)])
     assert arrived.wait(30)
-    vault._outbox().stop()  # type: ignore[union-attr]  # there is one
+    vault._outbox().stop()
     assert documents(hub) == {"0.json": 0, "1.json": 1}
 
 

@@ -134,7 +134,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, leaks: Leaks) -> Ite
     }
     vault = GCSVault(gcs_proxy.BUCKET, path, variables["VAULT_PREFIX"], endpoint=gcs.url)
     yield Service(gcs, vault, variables)
-    close(vault.store)  # type: ignore[arg-type]  # a GCSStore
+    close(vault.store)
 
 
 @pytest.fixture(autouse=True)

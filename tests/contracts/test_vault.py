@@ -116,11 +116,11 @@ def test_a_file_object_is_stored_from_its_position(vault: Vault, tmp_path: Path)
         vault.store_binary("from-file", source)
     assert vault.store.get_bytes("from-file") == b"456789"
     with path.open() as text, pytest.raises(InvalidInput):
-        vault.store_binary("text", text)  # type: ignore[arg-type]  # wrong on purpose
+        vault.store_binary("text", text)  # wrong on purpose
     with pytest.raises(InvalidInput):
         vault.store_binary("text", source)  # closed
     with pytest.raises(InvalidInput):
-        vault.store_binary("text", "text")  # type: ignore[arg-type]  # wrong on purpose
+        vault.store_binary("text", "text")  # wrong on purpose
     assert vault.list_files() == ["from-file"]
 
 
@@ -173,7 +173,7 @@ def test_frames_come_back_in_order_and_lie_where_the_contract_says(vault: Vault)
     assert set(table["video_id"].to_pylist()) == {"V1"}
     for wrong in ([(1, b"a"), (1, b"b")], [(-1, b"")], [("x", b"")], [(1, "text")], [7]):
         with pytest.raises(InvalidInput):
-            vault.store_visual_evidence("V1", wrong)  # type: ignore[arg-type]  # wrong on purpose
+            vault.store_visual_evidence("V1", wrong)  # wrong on purpose
     assert vault.fetch_visual_evidence("V1") == sorted(frames)
 
 
@@ -296,7 +296,7 @@ def test_a_reader_fetches_ranges(vault: Vault) -> None:
         assert reader.tell() == 1024
         assert reader.read(5) == content[1024:1029]
         buffer = bytearray(7)
-        assert reader.readinto(buffer) == 7  # type: ignore[attr-defined]  # BinaryIO does not name it
+        assert reader.readinto(buffer) == 7
         assert bytes(buffer) == content[1029:1036]
         reader.seek(len(content) + 5)
         assert reader.read() == b""

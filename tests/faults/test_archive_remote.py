@@ -53,7 +53,7 @@ class Remote(Site):
     """A vault on a server of this process."""
 
     @property
-    def patience(self) -> float | None:  # type: ignore[override]  # the site's own
+    def patience(self) -> float | None:
         # of a request without a byte; and of a whole call
         return 0.3 if self.place.provider == "gcs" else 1.5
 

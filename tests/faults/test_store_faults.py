@@ -34,7 +34,7 @@ CALLS = [
 
 def failing(vault: LocalVault, faults: Faults) -> LocalVault:
     """The same vault with an ill store."""
-    ill = LocalVault(vault.store.root)  # type: ignore[attr-defined]  # a LocalStore
+    ill = LocalVault(vault.store.root)
     ill.store = FaultyStore(ill.store, faults)
     return ill
 
@@ -49,7 +49,7 @@ async def test_a_fault_of_the_store_is_put_right_by_the_next_run(
     ill = failing(vault, Faults(at={(method, 1): fault}))
     with contextlib.suppress(VaultUnavailable, VerificationFailed):
         await Archiver(database, ill).run(RETENTION)
-    assert ill.store._calls[method] > 0  # type: ignore[attr-defined]  # a FaultyStore
+    assert ill.store._calls[method] > 0
     assert await visible(database, vault) == as_written(rows)
     await Archiver(database, vault).run(RETENTION)
     assert await visible(database, vault) == as_written(rows)

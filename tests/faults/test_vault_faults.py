@@ -180,7 +180,7 @@ def test_rows_wait_on_the_disk_while_the_store_does_not_answer(
     assert before < waiting.oldest < datetime.now(UTC) + timedelta(seconds=5)
     assert stored(vault) == []
     # another object for the same vault finds them, and the next append delivers them
-    again = LocalVault(vault.store.root, home=vault._home)  # type: ignore[attr-defined]  # a LocalStore
+    again = LocalVault(vault.store.root, home=vault._home)
     assert again.append_metrics([row("c")]) == 1
     assert stored(vault) == ["a", "b", "c"]
     assert vault.pending().count == vault.flush() == 0

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from atlas.db import Database
+from atlas.scheduling import Work
 from tests.support.cli import Run
+from tests.support.sql import execute
 
 
 @pytest.fixture
@@ -29,3 +32,29 @@ def atlas(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def work(database: Database) -> Work:
+    return Work(database)
+
+
+@pytest.fixture
+async def filled(database: Database) -> None:
+    """Three rows of each kind, the first the longest due."""
+    await execute(
+        database,
+        "INSERT INTO search_queue (query_term, priority) SELECT 'term ' || n, -n "
+        "FROM generate_series(1, 3) n",
+    )
+    await execute(
+        database,
+        "INSERT INTO watchlist (video_id, next_track_at, published_at) SELECT 'v' || n, "
+        "now() - interval '1 hour' + n * interval '1 second', now() - interval '2 hours' "
+        "FROM generate_series(1, 3) n",
+    )
+    await execute(
+        database,
+        "INSERT INTO videos (id, title, discovered_at) SELECT 'v' || n, 't', "
+        "now() - interval '1 hour' + n * interval '1 second' FROM generate_series(1, 3) n",
+    )

@@ -330,7 +330,7 @@ async def test_an_export_that_loses_rows_is_caught_by_the_count(
 
     whole = ArrowConnection.batches
 
-    def short(self: ArrowConnection, query: str):  # type: ignore[no-untyped-def]  # as the original
+    def short(self: ArrowConnection, query: str):
         for batch in whole(self, query):
             yield batch.slice(1)
 

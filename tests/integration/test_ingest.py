@@ -81,8 +81,8 @@ async def test_partitions_are_made_in_the_width_of_the_settings(
         (Sample("v", NOON, views=-1), "views"),
         (Sample("v", NOON, likes=2**63), "likes"),
         (Sample("v", NOON, comment_count=True), "comment_count"),
-        (Sample("v", NOON, views=float("nan")), "views"),  # type: ignore[arg-type]  # wrong on purpose
-        (Sample("v", NOON, views="7"), "views"),  # type: ignore[arg-type]  # wrong on purpose
+        (Sample("v", NOON, views=float("nan")), "views"),  # wrong on purpose
+        (Sample("v", NOON, views="7"), "views"),  # wrong on purpose
         (Sample("not an id", NOON), "video_id"),
         (Sample("", NOON), "video_id"),
         (Sample("v" * 65, NOON), "video_id"),

@@ -98,7 +98,7 @@ async def test_a_video_that_changed_while_it_was_written_stays(
 ) -> None:
     announce = Janitor._announce
 
-    async def change_then_announce(self, steps):  # type: ignore[no-untyped-def]  # as the original
+    async def change_then_announce(self, steps):
         async with database.transaction() as session:
             await session.execute(text("UPDATE videos SET title = 'new' WHERE id = 'doomed-2'"))
         return await announce(self, steps)

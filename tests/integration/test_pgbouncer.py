@@ -21,16 +21,9 @@ from atlas.reader import StatsReader
 from atlas.scheduling import Work
 from atlas.types import Sample
 from atlas.vault import LocalVault
-from tests.integration.test_work import (  # noqa: F401  # filled is a fixture
-    PLACES,
-    Kind,
-    eventually,
-    every_kind,
-    expire,
-    filled,
-    finish,
-)
 from tests.support import pgbouncer
+from tests.support.halt import until
+from tests.support.leases import PLACES, Kind, every_kind, expire, finish
 from tests.support.samples import as_written, samples, visible
 from tests.support.sql import execute, scalar
 
@@ -103,7 +96,7 @@ async def test_each_kind_is_claimed_renewed_and_reported(kind: Kind, database: D
         async def renewed() -> bool:
             return bool(await scalar(database, end) > begun)
 
-        await eventually(renewed)
+        await until(renewed)
         for item in batch:
             finish(item)
     assert len(batch) == 2

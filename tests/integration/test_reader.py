@@ -88,7 +88,7 @@ async def test_wrong_arguments_are_refused(
     reader: StatsReader, arguments: dict[str, object]
 ) -> None:
     with pytest.raises(InvalidInput):
-        async for _ in reader.scan(**arguments):  # type: ignore[arg-type]  # wrong on purpose
+        async for _ in reader.scan(**arguments):  # wrong on purpose
             pass
 
 

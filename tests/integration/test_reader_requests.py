@@ -90,7 +90,7 @@ async def test_a_read_without_a_beginning_still_finds_metrics_of_another_machine
     database: Database, vault: LocalVault, tmp_path: Path
 ) -> None:
     since = await in_partition(database)
-    elsewhere = LocalVault(vault.store.root, home=tmp_path / "elsewhere")  # type: ignore[attr-defined]  # a folder
+    elsewhere = LocalVault(vault.store.root, home=tmp_path / "elsewhere")
     elsewhere.append_metrics([{"video_id": "new", "timestamp": RECENT, "views": 1}])
     reader = StatsReader(database, vault)
     assert await reader.count(since=since) == 40
@@ -104,7 +104,7 @@ async def test_a_read_that_begins_before_the_hot_partitions_finds_metrics_of_ano
     database: Database, vault: LocalVault, tmp_path: Path
 ) -> None:
     await in_partition(database)
-    elsewhere = LocalVault(vault.store.root, home=tmp_path / "elsewhere")  # type: ignore[attr-defined]  # a folder
+    elsewhere = LocalVault(vault.store.root, home=tmp_path / "elsewhere")
     elsewhere.append_metrics([{"video_id": "new", "timestamp": RECENT, "views": 1}])
     since = RECENT - timedelta(days=2)
     assert (await StatsReader(database, vault).history("new", since)).num_rows == 1
@@ -115,7 +115,7 @@ async def test_metrics_appended_on_this_machine_are_seen_by_recent_reads_at_once
 ) -> None:
     since = await in_partition(database)
     vault.append_metrics([{"video_id": "new", "timestamp": RECENT, "views": 1}])
-    reader = StatsReader(database, LocalVault(vault.store.root))  # type: ignore[attr-defined]  # a folder
+    reader = StatsReader(database, LocalVault(vault.store.root))
     assert (await reader.history("new", since)).num_rows == 1
 
 
@@ -139,7 +139,7 @@ async def test_late_rows_in_a_file_are_found_by_a_recent_read(
     await record_samples(database, [Sample("late", RECENT, views=1)])
     await Archiver(database, vault).run(NOW + timedelta(days=1))
     await record_samples(database, [Sample("late", RECENT + timedelta(minutes=1), views=1)])
-    elsewhere = LocalVault(vault.store.root, home=tmp_path / "elsewhere")  # type: ignore[attr-defined]  # a folder
+    elsewhere = LocalVault(vault.store.root, home=tmp_path / "elsewhere")
     moment = RECENT + timedelta(minutes=2)
     elsewhere.append_metrics([{"video_id": "late", "timestamp": moment, "views": 1}])
     reader = StatsReader(database, vault)

@@ -24,7 +24,8 @@ from atlas.repositories.search_queue import (
     SearchSummary,
 )
 from atlas.types import SearchStatus
-from tests.support.sql import execute, scalar
+from tests.support.halt import until
+from tests.support.sql import execute, scalar, waiting_for_locks
 
 
 async def terms(session: AsyncSession) -> dict[str, int]:
@@ -232,10 +233,10 @@ async def test_a_batch_of_terms_that_are_mentioned_meanwhile_does_not_deadlock(
         await session.execute(text("SELECT FROM search_queue WHERE query_term = 'b' FOR UPDATE"))
         tasks.create_task(say())
         tasks.create_task(add())
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-        waiting += "AND datname = current_database()"
-        async with asyncio.timeout(20):
-            while await scalar(database, waiting) < 2:  # noqa: ASYNC110 - nobody tells who waits
-                await asyncio.sleep(0.01)
+
+        async def both_wait() -> bool:
+            return await waiting_for_locks(database) >= 2
+
+        await until(both_wait)
         await session.rollback()
     assert await scalar(database, "SELECT min(mention_count) FROM search_queue") == 2

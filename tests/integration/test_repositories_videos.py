@@ -44,7 +44,7 @@ async def facts(session: AsyncSession) -> Video:
         if (value := found[name]) is not None:
             assert isinstance(value, list)
             found[name] = tuple(value)
-    return Video(**found)  # type: ignore[arg-type]  # the columns have the fields' types
+    return Video(**found)
 
 
 async def test_every_fact_of_a_video_and_its_channel_is_stored(session: AsyncSession) -> None:
@@ -52,7 +52,7 @@ async def test_every_fact_of_a_video_and_its_channel_is_stored(session: AsyncSes
     assert await Videos(session).upsert([FULL], [channel]) == 1
     assert await facts(session) == FULL
     stored = await row(session, "SELECT * FROM channels")
-    assert Channel(**{name: stored[name] for name in Channel.__slots__}) == channel  # type: ignore[arg-type]  # as above
+    assert Channel(**{name: stored[name] for name in Channel.__slots__}) == channel
     state = await row(session, "SELECT status, has_transcript, has_visuals FROM videos")
     assert state == {"status": "PENDING", "has_transcript": False, "has_visuals": False}
 

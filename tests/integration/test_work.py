@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
@@ -16,98 +14,10 @@ from atlas.errors import DatabaseUnavailable, InvalidInput, LeaseLost
 from atlas.repositories.leases import MAX_ATTEMPTS, Head, Leases
 from atlas.scheduling import Work
 from atlas.scheduling.batch import keys_of
-from atlas.types import Sample, SearchStatus
+from atlas.types import SearchStatus
+from tests.support.halt import until
+from tests.support.leases import FREE, PLACES, Kind, every_kind, expire, finish, leases
 from tests.support.sql import execute, fetch, scalar
-
-Kind = Literal["hunt", "track", "retrack", "transcript", "visuals"]
-
-#: Where the leases of each kind are: table, key, prefix of the columns.
-PLACES: dict[Kind, tuple[str, str, str]] = {
-    "hunt": ("search_queue", "id", ""),
-    "track": ("watchlist", "video_id", ""),
-    "retrack": ("videos", "id", "stats_"),
-    "transcript": ("videos", "id", "transcript_"),
-    "visuals": ("videos", "id", "visuals_"),
-}
-every_kind = pytest.mark.parametrize("kind", PLACES)
-
-
-@pytest.fixture
-def work(database: Database) -> Work:
-    return Work(database)
-
-
-@pytest.fixture
-async def filled(database: Database) -> None:
-    """Three rows of each kind, the first the longest due."""
-    await execute(
-        database,
-        "INSERT INTO search_queue (query_term, priority) SELECT 'term ' || n, -n "
-        "FROM generate_series(1, 3) n",
-    )
-    await execute(
-        database,
-        "INSERT INTO watchlist (video_id, next_track_at, published_at) SELECT 'v' || n, "
-        "now() - interval '1 hour' + n * interval '1 second', now() - interval '2 hours' "
-        "FROM generate_series(1, 3) n",
-    )
-    await execute(
-        database,
-        "INSERT INTO videos (id, title, discovered_at) SELECT 'v' || n, 't', "
-        "now() - interval '1 hour' + n * interval '1 second' FROM generate_series(1, 3) n",
-    )
-
-
-async def leases(database: Database, kind: Kind) -> list[dict[str, Any]]:
-    table, key, prefix = PLACES[kind]
-    return await fetch(
-        database,
-        f"SELECT {prefix}lease AS lease, {prefix}attempts AS attempts, {prefix}error AS error, "
-        f"{prefix}leased_until = 'infinity' AS quarantined, "
-        f"extract(epoch FROM {prefix}leased_until - clock_timestamp())::float AS seconds "
-        f"FROM {table} ORDER BY {key}",
-    )
-
-
-async def expire(database: Database, kind: Kind, attempts: int | None = None) -> None:
-    table, _, prefix = PLACES[kind]
-    await execute(
-        database,
-        f"UPDATE {table} SET {prefix}leased_until = now() - interval '1 second'"
-        + ("" if attempts is None else f", {prefix}attempts = {attempts}")
-        + f" WHERE {prefix}leased_until IS NOT NULL",
-    )
-
-
-async def eventually(holds: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait for what a task beside brings about."""
-    async with asyncio.timeout(20):
-        while True:
-            found = holds()
-            if await found if isinstance(found, Awaitable) else found:
-                return
-            await asyncio.sleep(0.01)
-
-
-def finish(item: Any) -> None:
-    """Say that the work of any kind is done."""
-    match PLACES_OF[type(item).__name__]:
-        case "hunt":
-            item.done("next", 5)
-        case "sampled":
-            item.done(views=7)
-        case _:
-            item.done()
-
-
-PLACES_OF = {
-    "SearchItem": "hunt",
-    "TrackItem": "sampled",
-    "RetrackItem": "sampled",
-    "CollectItem": "collected",
-}
-
-FREE = {"lease": None, "attempts": 0, "error": None, "quarantined": None, "seconds": None}
 
 
 @every_kind
@@ -283,7 +193,7 @@ async def test_leases_are_renewed_while_the_work_goes_on(
         async def renewed() -> bool:
             return all(row["seconds"] > 500 for row in await leases(database, kind))
 
-        await eventually(renewed)
+        await until(renewed)
         assert not any(item.lost for item in batch)
 
 
@@ -330,7 +240,7 @@ async def test_a_renewal_tells_which_leases_are_lost(
             f"UPDATE {table} SET {prefix}lease = gen_random_uuid() WHERE {key}::text = :key",
             key=first.key,
         )
-        await eventually(lambda: first.lost)
+        await until(lambda: first.lost)
         assert [item.lost for item in batch] == [True, False, False]
         finish(first)
         with pytest.raises(LeaseLost):
@@ -344,99 +254,13 @@ async def test_a_worker_whose_heartbeat_fails_claims_no_more(
     async with work.claim("track", limit=1) as batch:
         # a renewal cannot be run for a while
         await execute(database, "ALTER TABLE watchlist RENAME COLUMN lease TO elsewhere")
-        await eventually(lambda: batch.failing is not None)
+        await until(lambda: batch.failing is not None)
         with pytest.raises(DatabaseUnavailable, match="nothing more is claimed"):
             await work.claim("track", limit=1).open()
         await execute(database, "ALTER TABLE watchlist RENAME COLUMN elsewhere TO lease")
-        await eventually(lambda: batch.failing is None)
+        await until(lambda: batch.failing is None)
         async with work.claim("track", limit=1) as other:
             assert len(other) == 1
-
-
-async def test_a_sample_its_schedule_and_the_end_of_its_lease_are_one(
-    database: Database, work: Work, filled: None
-) -> None:
-    async with work.claim("track") as batch:
-        now = batch.now()
-        taken = [
-            Sample("v1", now, views=10, likes=2, comment_count=1),
-            Sample("v2", now - timedelta(days=40), views=20),  # needs a partition of its own
-        ]
-        assert await batch.record_samples(taken) == 2
-    assert await fetch(
-        database, "SELECT video_id, views, likes FROM video_stats_log ORDER BY video_id"
-    ) == [
-        {"video_id": "v1", "views": 10, "likes": 2},
-        {"video_id": "v2", "views": 20, "likes": None},
-    ]
-    rows = await fetch(
-        database,
-        "SELECT tracking_tier, last_views, omissions, last_tracked_at, "
-        "extract(epoch FROM next_track_at - :now)::float AS due FROM watchlist ORDER BY video_id",
-        now=now,
-    )
-    assert [(row["last_views"], row["omissions"]) for row in rows] == [(10, 0), (20, 0), (None, 1)]
-    assert rows[0]["last_tracked_at"] == now and rows[2]["last_tracked_at"] is None
-    assert 3000 < rows[0]["due"] < 4300  # hourly: two hours old
-
-
-async def test_three_omissions_make_a_video_dormant_and_one_return_revives_it(
-    database: Database, work: Work, filled: None
-) -> None:
-    async def once(samples: list[Sample]) -> dict[str, Any]:
-        await execute(database, "UPDATE watchlist SET next_track_at = now() - interval '1 second'")
-        async with work.claim("track") as batch:
-            await batch.record_samples(samples)
-        (row,) = await fetch(
-            database,
-            "SELECT tracking_tier, omissions, "
-            "round(extract(epoch FROM next_track_at - now()) / 86400 / 30)::int AS months "
-            "FROM watchlist WHERE video_id = 'v1'",
-        )
-        return row
-
-    assert await once([]) == {"tracking_tier": "HOURLY", "omissions": 1, "months": 0}
-    assert await once([]) == {"tracking_tier": "HOURLY", "omissions": 2, "months": 0}
-    assert await once([]) == {"tracking_tier": "DORMANT", "omissions": 3, "months": 1}
-    assert await once([]) == {"tracking_tier": "DORMANT", "omissions": 3, "months": 1}
-    revived = await once([Sample("v1", datetime.now(UTC), views=1)])
-    assert revived == {"tracking_tier": "HOURLY", "omissions": 0, "months": 0}
-    # one that a person made dormant stays so
-    await execute(database, "UPDATE watchlist SET tracking_tier = 'DORMANT'")
-    kept = await once([Sample("v1", datetime.now(UTC), views=2)])
-    assert kept["tracking_tier"] == "DORMANT"
-
-
-async def test_omissions_are_counted_only_of_what_was_asked_for(
-    database: Database, work: Work, filled: None
-) -> None:
-    async with work.claim("track") as batch:
-        await batch.record_samples([Sample("v1", batch.now(), views=1)], asked=["v1", "v2"])
-    assert await fetch(database, "SELECT omissions, attempts FROM watchlist ORDER BY video_id") == [
-        {"omissions": 0, "attempts": 0},
-        {"omissions": 1, "attempts": 0},
-        {"omissions": 0, "attempts": 0},
-    ]
-
-
-@pytest.mark.parametrize(
-    ("sample", "field"),
-    [
-        (Sample("elsewhere", datetime(2026, 1, 1, tzinfo=UTC)), "video_id"),
-        (Sample("v1", datetime(2026, 1, 1, tzinfo=UTC)), "video_id"),  # a second one
-        (Sample("v2", datetime(2999, 1, 1, tzinfo=UTC)), "timestamp"),
-        (Sample("v2", datetime(2026, 1, 1, tzinfo=UTC), views=-1), "views"),
-    ],
-)
-async def test_a_sample_that_cannot_be_taken_writes_none(
-    sample: Sample, field: str, database: Database, work: Work, filled: None
-) -> None:
-    async with work.claim("track") as batch:
-        with pytest.raises(InvalidInput) as caught:
-            await batch.record_samples([Sample("v1", batch.now()), sample])
-        assert (caught.value.row, caught.value.field) == (1, field)
-    assert await scalar(database, "SELECT count(*) FROM video_stats_log") == 0
-    assert await leases(database, "track") == [FREE] * 3
 
 
 async def test_the_words_of_hunters_and_collectors_are_recorded(
@@ -461,18 +285,6 @@ async def test_the_words_of_hunters_and_collectors_are_recorded(
     assert await fetch(
         database, "SELECT has_transcript, has_visuals FROM videos ORDER BY id LIMIT 1"
     ) == [{"has_transcript": True, "has_visuals": True}]
-
-
-async def test_a_forgotten_videos_sample_is_not_written(
-    database: Database, work: Work, filled: None
-) -> None:
-    await execute(database, "INSERT INTO video_tombstones VALUES ('v1', 'forgotten')")
-    async with work.claim("track") as batch:
-        await batch.record_samples([Sample(item.key, batch.now(), views=1) for item in batch])
-    assert await fetch(database, "SELECT video_id FROM video_stats_log ORDER BY video_id") == [
-        {"video_id": "v2"},
-        {"video_id": "v3"},
-    ]
 
 
 async def test_a_word_said_twice_is_the_last_and_none_after_it_was_sent(
@@ -518,7 +330,7 @@ async def test_a_stream_feeds_a_worker_and_waits_while_there_is_nothing(
 
 async def test_an_unknown_kind_is_refused(work: Work) -> None:
     with pytest.raises(InvalidInput, match="kinds are hunt, track"):
-        work.claim("dance")  # type: ignore[call-overload]  # that is what is tried
+        work.claim("dance")  # that is what is tried
 
 
 async def test_claims_of_a_busy_process_begin_at_the_head_and_miss_nothing(

@@ -21,7 +21,7 @@ from atlas.repositories.watchlist import TrackingReport, Watchlist
 from atlas.scheduling import Batch, Work
 from atlas.types import Sample, TrackingTier
 from tests.support.halt import Halt, until
-from tests.support.sql import execute, fetch, scalar
+from tests.support.sql import execute, fetch, scalar, waiting_for_locks
 
 VIDEOS = ("v1", "v2", "v3")
 
@@ -57,7 +57,7 @@ class Sudden(Work):
         self._waits = iter([0.0])
         super().__init__(database)
 
-    @property  # type: ignore[override]  # what is a number otherwise
+    @property
     def renew_every(self) -> float:
         return next(self._waits, 60.0)
 
@@ -212,10 +212,11 @@ async def test_a_report_of_many_words_does_not_deadlock_with_agents_that_need_no
             tasks.create_task(batch.flush())
             await halt.reached.wait()
             tasks.create_task(agent())
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-            waiting += "AND datname = current_database()"
-            while not await scalar(database, waiting):  # noqa: ASYNC110 - nobody tells who waits
-                await asyncio.sleep(0.01)
+
+            async def agent_waits() -> bool:
+                return await waiting_for_locks(database) >= 1
+
+            await until(agent_waits)
             halt.may_go_on.set()
     assert halt.calls == 1  # nobody had to try again
 
@@ -351,7 +352,7 @@ async def test_a_stream_outlives_a_database_that_is_away_for_a_while(
     monkeypatch.setattr(Leases, "claim", claim_at_the_third_time)
     monkeypatch.setattr("atlas.scheduling.work._pause", pause)
     stream = Work(database).stream("track")
-    async with contextlib.aclosing(stream), asyncio.timeout(20):  # type: ignore[type-var]  # a generator
+    async with contextlib.aclosing(stream), asyncio.timeout(20):
         batch: Batch[Any] = await anext(stream)
         assert len(batch) == 3
         assert 0.5 <= slept[0] <= 1.5 and 1 <= slept[1] <= 3

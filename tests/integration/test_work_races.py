@@ -69,7 +69,7 @@ async def test_a_word_that_could_not_be_sent_is_sent_at_the_end(
         calls += 1
         if calls == 1:
             raise DatabaseUnavailable("away")
-        return await record(repository, *arguments)  # type: ignore[arg-type]  # as they came
+        return await record(repository, *arguments)
 
     monkeypatch.setattr(Watchlist, "record", at_the_second_time)
     async with Work(database).claim("track", limit=1) as batch:

@@ -147,7 +147,7 @@ class FaultyStore:
                 with source:
                     return io.BytesIO(_flipped(source.read(), dice))
             if source is not None and fault is Fault.BREAK_OFF:
-                return _Breaking(source)  # type: ignore[return-value]  # a raw reader, as the stores' own
+                return _Breaking(source)
             return source
 
         return self._call("open", key, opened)

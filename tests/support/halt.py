@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 
-async def until(holds: Callable[[], bool]) -> None:
+async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
     """Wait for what a task beside brings about."""
     async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event
+        while True:
+            found = holds()
+            if await found if isinstance(found, Awaitable) else found:
+                return
             await asyncio.sleep(0.01)
 
 

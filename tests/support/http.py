@@ -73,7 +73,7 @@ class LoopbackServer:
     def answer(self, request: Request) -> Reply:
         """Remember the request and find its reply."""
         if self.latency:
-            time.sleep(self.latency)
+            time.sleep(self.latency)  # a service that is far away
         with self._lock:
             self.requests.append(request)
             return self.respond(request)
@@ -98,7 +98,7 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """Tell what goes wrong, but not that a client has gone, as those do that are killed."""
         if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]  # as it came
+            super().handle_error(request, client_address)
 
 
 def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:

@@ -25,3 +25,9 @@ async def scalar(database: Database, query: str, **values: object) -> Any:
     """The first column of the first row."""
     async with database.session() as session:
         return await session.scalar(text(query), values)
+
+
+async def waiting_for_locks(database: Database) -> int:
+    """How many sessions of the database wait for a lock."""
+    statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+    return int(await scalar(database, statement + "AND datname = current_database()"))

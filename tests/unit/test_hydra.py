@@ -130,7 +130,7 @@ def test_ending_cleanly_is_the_default_and_other_words_are_refused() -> None:
     assert HydraExecutor(ring).on_exhausted == "exit"
     assert HydraExecutor(ring).agent_name == "unknown"
     with pytest.raises(InvalidInput):
-        HydraExecutor(ring, on_exhausted="explode")  # type: ignore[arg-type]  # wrong on purpose
+        HydraExecutor(ring, on_exhausted="explode")  # wrong on purpose
 
 
 async def test_a_dead_key_is_disabled_for_good_and_reported(

@@ -104,7 +104,7 @@ def test_each_bad_row_says_line_field_value_and_reason(tmp_path: Path) -> None:
         (10, "row"),
         (12, "row"),
     ]
-    assert rows[0].value == "#NAME?"  # type: ignore[union-attr]  # it is a Rejected
+    assert rows[0].value == "#NAME?"
     assert [one.line for one in rows if isinstance(one, Row)] == [3]
 
 

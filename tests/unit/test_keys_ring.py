@@ -326,7 +326,7 @@ def test_no_key_is_shown_by_representations_status_or_errors(ring: KeyRing) -> N
         except Exception as error:
             shown += traceback.format_exception(error)
     try:
-        KeyRing("hunting", [KEYS[0].encode()])  # type: ignore[list-item]  # wrong on purpose
+        KeyRing("hunting", [KEYS[0].encode()])  # wrong on purpose
     except ConfigurationError as error:
         shown += traceback.format_exception(error)
     assert not [text for text in shown for key in KEYS if key in text]

@@ -158,7 +158,7 @@ def test_errors_without_a_body_are_judged_by_reason_or_text() -> None:
 
 def aiohttp_error(status: int) -> aiohttp.ClientResponseError:
     url: Any = "https://x/"
-    request = aiohttp.RequestInfo(url, "GET", {}, url)  # type: ignore[arg-type]  # not looked at
+    request = aiohttp.RequestInfo(url, "GET", {}, url)  # not looked at
     return aiohttp.ClientResponseError(request, (), status=status, message="said")
 
 

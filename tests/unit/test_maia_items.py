@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]  # ships no types
+import pandas as pd
 import pytest
 
 from atlas.adapters.maia import MaiaDAO

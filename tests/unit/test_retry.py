@@ -125,7 +125,7 @@ async def test_cancellation_and_exit_are_never_held_up(
 ) -> None:
     flaky = Flaky(kind())
 
-    @retry_async(exceptions=(BaseException,))  # type: ignore[arg-type]  # wrong, but it must not matter
+    @retry_async(exceptions=(BaseException,))  # wrong, but it must not matter
     async def work() -> int:
         return flaky()
 
@@ -156,7 +156,7 @@ async def test_cancelling_during_a_pause_ends_the_attempts() -> None:
 
 @pytest.mark.parametrize("decorator", [retry, retry_async, retry_unavailable])
 @pytest.mark.parametrize("attempts", [0, -1])
-def test_less_than_one_attempt_is_refused_when_decorating(decorator, attempts) -> None:  # type: ignore[no-untyped-def]  # three signatures
+def test_less_than_one_attempt_is_refused_when_decorating(decorator, attempts) -> None:
     with pytest.raises(ValueError, match="max_attempts") as caught:
         decorator(max_attempts=attempts)
     assert isinstance(caught.value, InvalidInput)
@@ -172,10 +172,10 @@ def test_negative_times_are_refused_when_decorating() -> None:
 def test_functions_that_could_never_be_retried_are_refused() -> None:
     async def coroutine() -> None: ...
 
-    def generator():  # type: ignore[no-untyped-def]  # only its kind matters
+    def generator():
         yield 1
 
-    async def async_generator():  # type: ignore[no-untyped-def]  # only its kind matters
+    async def async_generator():
         yield 1
 
     with pytest.raises(TypeError, match="retry_async"):
@@ -252,7 +252,7 @@ async def test_unavailable_is_retried_in_coroutine_functions(waits: list[float])
 
 def asking(seconds: object) -> Unavailable:
     error = Unavailable("busy")
-    error.retry_after = seconds  # type: ignore[attr-defined]  # set by whoever knows it
+    error.retry_after = seconds
     return error
 
 

@@ -43,7 +43,7 @@ def test_no_name_of_the_module_hides_a_method() -> None:
 
 def test_a_name_that_nobody_has_is_an_import_error() -> None:
     with pytest.raises(ImportError):
-        from atlas.vault import (  # type: ignore[attr-defined]  # noqa: F401  # wrong on purpose
+        from atlas.vault import (  # noqa: F401  # wrong on purpose
             nothing,
         )
 

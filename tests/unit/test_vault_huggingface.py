@@ -236,7 +236,7 @@ def test_writers_that_are_always_first_end_in_an_error(vault: Vault, hub: Reposi
 def test_what_the_hub_refuses_is_told_by_what_can_be_done(
     error: Exception, wanted: type[VaultError], vault: Vault, hub: Repository
 ) -> None:
-    hub.repo_info = lambda *_, **__: raising(error)()  # type: ignore[method-assign]  # the Hub fails
+    hub.repo_info = lambda *_, **__: raising(error)()  # the Hub fails
     for call in (
         lambda: vault.fetch_json("x"),
         lambda: vault.list_files(),
