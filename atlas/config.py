@@ -184,14 +184,15 @@ class Settings(BaseSettings):
                     "no vault is configured",
                     hint="set VAULT_PROVIDER and HF_REPO_ID or GCS_BUCKET_NAME (ENV=dev uses a local folder)",
                 )
-        if provider == "huggingface" and not self.hf_repo_id:
-            raise ConfigurationError(
-                "VAULT_PROVIDER=huggingface needs HF_REPO_ID", hint="set HF_REPO_ID"
-            )
-        if provider == "gcs" and not self.gcs_bucket_name:
-            raise ConfigurationError(
-                "VAULT_PROVIDER=gcs needs GCS_BUCKET_NAME", hint="set GCS_BUCKET_NAME"
-            )
+        needed: dict[str, dict[str, object]] = {
+            "huggingface": {"HF_REPO_ID": self.hf_repo_id, "HF_TOKEN": self.hf_token},
+            "gcs": {"GCS_BUCKET_NAME": self.gcs_bucket_name},
+        }
+        missing = " and ".join(
+            name for name, value in needed.get(provider, {}).items() if not value
+        )
+        if missing:
+            raise ConfigurationError(f"the vault {provider} needs {missing}", hint=f"set {missing}")
         return provider
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ class Event:
 
     ``payload`` holds JSON types only; every handler gets the same one, so leave it as it is. ``id``
     is the row's, None where the row could not be written; ``created_at`` is by the database's
-    clock, None likewise.
+    clock, None likewise. The event reads like its payload too: ``event["video_id"]``, ``event.get(...)``.
     """
 
     event_type: str
@@ -29,6 +29,26 @@ class Event:
     payload: dict[str, Any]
     id: int | None = None
     created_at: datetime | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        """The payload's value of that name. Raises `KeyError`."""
+        return self.payload[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the payload has that name."""
+        return name in self.payload
+
+    def __iter__(self) -> Iterator[str]:
+        """The names in the payload."""
+        return iter(self.payload)
+
+    def keys(self) -> KeysView[str]:
+        """The names in the payload, so that ``dict(event)`` is a copy of it."""
+        return self.payload.keys()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The payload's value of that name, or ``default``."""
+        return self.payload.get(name, default)
 
 
 def make_event(event_type: str, entity_id: object, payload: object) -> Event:

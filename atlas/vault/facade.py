@@ -25,8 +25,8 @@ from atlas.vault.backends.base import COPY_BYTES
 from atlas.vault.layout import (
     RESERVED,
     as_date,
-    check_folder,
     check_key,
+    check_prefix,
     flat_transcript_key,
     metadata_key,
     path_in_uri,
@@ -85,7 +85,11 @@ class Vault:
         return self._fetch_json(self._key(path))
 
     def store_binary(self, path: str, data: Data) -> str:
-        """Write bytes, or what an open binary file gives from its position on; gives the URI."""
+        """Write bytes or the content of an open binary file; returns the URI.
+
+        A file that can seek is stored whole, from its beginning: a buffer that was just written needs no
+        rewinding. Any other is stored from where it stands.
+        """
         key = self._document_key(path)
         with _reader(data, path) as source:
             return self._write(key, source)
@@ -96,13 +100,15 @@ class Vault:
         return None if data is None else io.BytesIO(data)
 
     def list_files(self, prefix: str = "") -> list[str]:
-        """Keys of every object under a folder, in order."""
-        folder = check_folder(prefix)
+        """Keys of every object whose key starts with the text ``prefix``, in order.
+
+        ``"a/d"`` finds ``a/d.json`` and ``a/dir/x``; ``"a/"`` finds what lies in the folder ``a``.
+        """
+        start = check_prefix(prefix)
         # the spool first: what leaves it meanwhile is in the store
         waiting = [] if self._pace is None else self._spool().keys()
-        stored = [info.key for info in self.store.list(folder)]
-        inside = {key for key in waiting if key.startswith(f"{folder}/" if folder else "")}
-        return sorted({*stored, *inside}) if inside else stored
+        stored = [info.key for info in self.store.list(start.rpartition("/")[0])]
+        return sorted({key for key in (*stored, *waiting) if key.startswith(start)})
 
     def store_metadata(
         self, video_id: str, data: Any, date: date | datetime | str | None = None
@@ -129,7 +135,11 @@ class Vault:
         return None
 
     def store_visual_evidence(self, video_id: str, frames: Iterable[tuple[int, bytes]]) -> str:
-        """Write a video's frames, ``(frame_index, image bytes)``, as one Parquet file; gives the URI."""
+        """Write a video's frames, ``(frame_index, image bytes)``, as one Parquet file; returns the URI.
+
+        Of a frame index that comes twice the last one counts; negative ones are taken, as seeking in
+        network streams yields both.
+        """
         key = visuals_key(video_id)
         table = _frames_table(video_id, frames)
         target = io.BytesIO()
@@ -154,14 +164,15 @@ class Vault:
         self,
         rows: Iterable[Mapping[str, Any]],
         date: date | datetime | str | None = None,
-        hour: int | None = None,
+        hour: int | str | None = None,
     ) -> int:
         """Add samples under ``metrics/``, without reading what is there; gives how many files are new.
 
         A row is a mapping of video_id and, where known, timestamp, views, likes, comment_count (or
-        comments) and published_at. Counters are whole numbers or their digits; times are datetimes or ISO
-        8601 text, UTC where they name no zone. The folder comes from the row's timestamp; ``date`` and
-        ``hour``, each on its own, replace that part of it. A row without a timestamp is of the ``date``
+        comments) and published_at. Counters are whole numbers or their digits, NaN is not known; times
+        are datetimes or ISO 8601 text, UTC where they name no zone. The folder comes from the row's
+        timestamp; ``date`` and ``hour``, each on its own, replace that part of it. A row without a
+        timestamp is of the ``date``
         and ``hour`` given; without ``hour`` it has the time of day of now, without ``date`` today's date.
 
         When it returns, the rows are in the store, or, if that does not answer, on this machine's disk,
@@ -312,7 +323,10 @@ def _reader(data: object, path: object) -> Iterator[BinaryIO]:
         tempfile.SpooledTemporaryFile(COPY_BYTES) as copy,
     ):
         try:
-            shutil.copyfileobj(cast(BinaryIO, data), copy, COPY_BYTES)
+            source = cast(BinaryIO, data)
+            if source.seekable():
+                source.seek(0)
+            shutil.copyfileobj(source, copy, COPY_BYTES)
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(
                 f"data for {path!r:.200} is neither bytes nor an open binary file",
@@ -333,10 +347,12 @@ def _frames_table(video_id: str, frames: Iterable[tuple[int, bytes]]) -> pa.Tabl
             raise InvalidInput(
                 f"frame {row} is not a pair of frame index and bytes", row=row, field="frames"
             ) from error
-        if not 0 <= index < 2**63 or index in images:
-            why = "is negative or too large" if index not in images else "comes twice"
+        if not -(2**63) <= index < 2**63:
             raise InvalidInput(
-                f"frame_index in row {row} {why}", row=row, field="frame_index", value=index
+                f"frame_index in row {row} has more than 64 bits",
+                row=row,
+                field="frame_index",
+                value=index,
             )
         images[index] = image
     ordered = sorted(images.items())

@@ -15,6 +15,7 @@ __all__ = [
     "as_date",
     "check_folder",
     "check_key",
+    "check_prefix",
     "file_uri",
     "flat_transcript_key",
     "metadata_key",
@@ -65,6 +66,12 @@ def check_folder(prefix: object) -> str:
     if isinstance(prefix, str) and prefix in ("", ".", "./"):
         return ""
     return check_key(prefix[:-1] if isinstance(prefix, str) and prefix.endswith("/") else prefix)
+
+
+def check_prefix(prefix: object) -> str:
+    """The normalised beginning of keys, ``""`` for all of them; a slash at its end is kept."""
+    folder = check_folder(prefix)
+    return f"{folder}/" if folder and str(prefix).endswith("/") else folder
 
 
 def metadata_key(video_id: str, day: date) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
+import numbers
 import re
 import threading
 import time
@@ -61,7 +64,7 @@ class MetricsFile:
 def metrics_files(
     rows: Iterable[Mapping[str, Any]],
     day: date | datetime | str | None = None,
-    hour: int | None = None,
+    hour: int | str | None = None,
     *,
     now: datetime | None = None,
 ) -> list[MetricsFile]:
@@ -144,19 +147,35 @@ def _parse(
     if not _EPOCH <= moment <= latest:
         hint = "samples lie between 1970 and a day ahead of this machine's clock"
         raise invalid(moment.isoformat(), "timestamp", number, hint)
-    comments = "comment_count" if row.get("comment_count") is not None else "comments"
+    comments = "comments" if _unknown(row.get("comment_count")) else "comment_count"
     values = (
-        parse_counter(row.get("views"), field="views", row=number),
-        parse_counter(row.get("likes"), field="likes", row=number),
-        parse_counter(row.get(comments), field=comments, row=number),
+        _counter(row, "views", number),
+        _counter(row, "likes", number),
+        _counter(row, comments, number),
         parse_moment(row.get("published_at"), field="published_at", row=number),
     )
     return video_id, moment, values
 
 
+def _counter(row: Mapping[str, Any], field: str, number: int) -> int | None:
+    value = row.get(field)
+    return None if _unknown(value) else parse_counter(value, field=field, row=number)
+
+
+def _unknown(value: object) -> bool:
+    """Whether it is None, or what a column of numbers holds in its place: NaN, or NA of pandas."""
+    if isinstance(value, numbers.Real):
+        return math.isnan(value)
+    # by name: pandas is no dependency, and NA compares with nothing
+    return value is None or type(value).__name__ == "NAType"
+
+
 def _hour(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 23:
-        return value
+    hour = None
+    with contextlib.suppress(InvalidInput):
+        hour = parse_counter(value, field="hour")
+    if hour is not None and hour <= 23:
+        return hour
     raise InvalidInput(
         f"hour cannot be taken: {value!r:.80}", field="hour", value=value, hint="0 to 23, UTC"
     )

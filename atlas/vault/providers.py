@@ -44,6 +44,9 @@ class HuggingFaceVault(Vault):
         repo_id = repo_id or settings.hf_repo_id
         if not repo_id:
             raise ConfigurationError("no repository is named", hint="set HF_REPO_ID")
+        if not token:
+            # without one nothing could ever be written, and all that is stored would pile up here
+            raise ConfigurationError(f"there is no token for {repo_id}", hint="set HF_TOKEN")
         home = home or settings.atlas_home
         # the Hub counts by repository, whatever the prefix
         budget = CommitBudget(home, repo_id, settings.hf_commits_per_hour)

@@ -65,6 +65,23 @@ async def test_the_short_form_takes_the_payload_as_second_argument(
     assert (row.entity_id, row.payload) == (None, {"video_id": "V1"})
 
 
+async def test_a_handlers_argument_reads_like_the_payload(
+    bus: EventBus, database: Database
+) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    @bus.on("video.*")
+    def handler(event: Event) -> None:
+        with pytest.raises(KeyError, match="views"):
+            event["views"]
+        copy = {name: event[name] for name in event}
+        seen.append((event["video_id"], event.get("views", 0), "video_id" in event, copy))
+        assert dict(event) == {**event} == copy
+
+    await bus.emit("video.discovered", {"video_id": "V1"})
+    assert seen == [("V1", 0, True, {"video_id": "V1"})]
+
+
 async def test_a_handler_taken_off_hears_no_more(bus: EventBus) -> None:
     seen: list[Event] = []
     bus.on("a")(seen.append)

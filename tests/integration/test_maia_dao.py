@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from atlas.adapters.maia import MaiaDAO
 from atlas.adapters.maia_ghost import GhostTrackingMixin
 from atlas.db import Database
 from atlas.errors import AtlasError, DatabaseUnavailable, InvalidInput, NotFound
+from atlas.vault import LocalVault
 from tests.support.sql import execute, fetch, scalar
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -257,6 +259,51 @@ async def test_a_fact_about_a_video_that_is_gone_is_no_error(dao: MaiaDAO) -> No
         await dao.mark_video_transcript_safe("gone")
         await dao.mark_video_visuals_safe("gone")
     assert [log["fact"] for log in logs] == ["DONE", "FAILED", "transcript", "visuals"]
+
+
+async def test_the_janitor_counts_in_a_dry_run_and_deletes_only_without(
+    database: Database, tmp_path: Path
+) -> None:
+    dao = MaiaDAO(database, LocalVault(tmp_path / "vault"))
+    assert await dao.run_janitor(dry_run=True) == {"deleted": 0, "reason": "none_eligible"}
+    await dao.ingest_videos([item("a"), item("b")])
+    for video_id in ("a", "b"):
+        await dao.mark_video_transcript_safe(video_id)
+        await dao.mark_video_visuals_safe(video_id)
+        await dao.mark_video_done(video_id)
+    await execute(database, "UPDATE videos SET discovered_at = now() - interval '8 days'")
+    assert await dao.run_janitor(dry_run=True) == {
+        "deleted": 0,
+        "dry_run": True,
+        "would_delete": 2,
+    }
+    assert set(await videos(database)) == {"a", "b"}
+    result = await dao.run_janitor()
+    assert (result["deleted"], result["retention_days"], result["safety_check_enabled"]) == (
+        2,
+        7,
+        True,
+    )
+    assert datetime.fromisoformat(result["cutoff_date"]) < datetime.now(UTC) - timedelta(days=6)
+    assert await videos(database) == {}
+    assert await dao.run_janitor() == {"deleted": 0, "reason": "none_eligible"}
+
+
+async def test_archiving_stops_after_the_slice_that_reaches_the_batch_size(
+    database: Database, tmp_path: Path
+) -> None:
+    dao = MaiaDAO(database, LocalVault(tmp_path / "vault"))
+    old = datetime.now(UTC).replace(hour=1, minute=0, second=0, microsecond=0) - timedelta(days=20)
+    await dao.log_video_stats_batch(
+        [
+            {"video_id": f"v{n}", "views": n, "timestamp": old + timedelta(days=day)}
+            for day in range(3)
+            for n in range(4)
+        ]
+    )
+    assert await dao.archive_cold_stats(retention_days=7, batch_size=1) == 4
+    assert await dao.archive_cold_stats(batch_size=5) == 8
+    assert await dao.archive_cold_stats(batch_size=5) == 0
 
 
 async def test_a_schedule_is_added_fetched_and_reported(dao: MaiaDAO, database: Database) -> None:

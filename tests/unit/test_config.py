@@ -97,8 +97,8 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("variables", "vault"),
     [
-        ({"HF_REPO_ID": "a/b"}, "huggingface"),
-        ({"HF_DATASET_ID": "a/b"}, "huggingface"),
+        ({"HF_REPO_ID": "a/b", "HF_TOKEN": "hf_x"}, "huggingface"),
+        ({"HF_DATASET_ID": "a/b", "HF_TOKEN": "hf_x"}, "huggingface"),
         ({"GCS_BUCKET_NAME": "b"}, "gcs"),
         ({"VAULT_PROVIDER": "Memory"}, "memory"),
         ({"VAULT_PROVIDER": "gcs", "GCS_BUCKET_NAME": "b", "HF_REPO_ID": "a/b"}, "gcs"),
@@ -120,6 +120,8 @@ def test_the_vault_is_inferred(
         {"ENV": "staging"},
         {"VAULT_PROVIDER": "gcs"},
         {"VAULT_PROVIDER": "huggingface"},
+        {"HF_REPO_ID": "a/b"},
+        {"HF_REPO_ID": "a/b", "HF_TOKEN": "  "},
         {"HF_REPO_ID": "a/b", "GCS_BUCKET_NAME": "b"},
     ],
 )
@@ -129,6 +131,12 @@ def test_a_vault_that_cannot_be_told_is_an_error(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError):
+        _ = get_settings().vault
+
+
+def test_all_that_a_vault_needs_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAULT_PROVIDER", "huggingface")
+    with pytest.raises(ConfigurationError, match="needs HF_REPO_ID and HF_TOKEN"):
         _ = get_settings().vault
 
 

@@ -105,6 +105,8 @@ def test_each_provider_has_its_class_and_identity(tmp_path: Path) -> None:
             get_vault(Settings(gcs_bucket_name="bucket", vault_prefix=wrong))
     with pytest.raises(ConfigurationError):
         HuggingFaceVault()
+    with pytest.raises(ConfigurationError, match="HF_TOKEN"):
+        HuggingFaceVault("me/data")  # rows would wait on this machine's disk for ever
     with pytest.raises(ConfigurationError):
         GCSVault()
 

@@ -32,6 +32,9 @@ def one(row: dict[str, Any], *where: Any) -> tuple[MetricsFile, dict[str, Any]]:
         ("12", 12),
         (" 7 ", 7),
         (None, None),
+        (float("nan"), None),
+        (np.float32("nan"), None),
+        (pd.NA, None),
         (3.0, 3),
         (np.int32(4), 4),
         (2**63 - 1, 2**63 - 1),
@@ -49,7 +52,6 @@ def test_counters_are_whole_numbers_or_their_digits(
     [
         -1,
         "-1",
-        float("nan"),
         float("inf"),
         1.5,
         "",
@@ -77,6 +79,7 @@ def test_what_is_no_counter_is_refused_by_row_and_field(field: str, wrong: objec
 def test_comments_are_taken_for_comment_count_unless_that_is_known() -> None:
     assert one({"comments": "5"})[1]["comment_count"] == 5
     assert one({"comments": 5, "comment_count": None})[1]["comment_count"] == 5
+    assert one({"comments": 5, "comment_count": float("nan")})[1]["comment_count"] == 5
     assert one({"comments": 5, "comment_count": 0})[1]["comment_count"] == 0
 
 
@@ -148,7 +151,12 @@ def test_a_date_or_hour_given_replaces_that_part_of_the_folder_only() -> None:
         assert stored["timestamp"] == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("hour", [-1, 24, "3", 3.0, True])
+@pytest.mark.parametrize("hour", ["10", 10, 10.0, np.int64(10)])
+def test_an_hour_may_be_text_as_it_stands_in_a_folders_name(hour: Any) -> None:
+    assert one({}, "2026-01-15", hour)[0].key.startswith("metrics/date=2026-01-15/hour=10/")
+
+
+@pytest.mark.parametrize("hour", [-1, 24, "24", "x", 3.5, True, float("nan")])
 def test_an_hour_outside_the_day_is_refused(hour: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         metrics_files([{"video_id": "V"}], None, hour, now=NOW)
