@@ -23,8 +23,8 @@ from atlas.types import ObjectStore, check_id
 from atlas.vault import files
 from atlas.vault.backends.base import COPY_BYTES
 from atlas.vault.layout import (
-    RESERVED,
     as_date,
+    check_document_key,
     check_key,
     check_prefix,
     flat_transcript_key,
@@ -258,11 +258,7 @@ class Vault:
         return check_key(path)
 
     def _document_key(self, path: str) -> str:
-        key = self._key(path)
-        if key.split("/", 1)[0] == RESERVED:
-            hint = f"{RESERVED}/ is for Atlas's own bookkeeping; choose another folder"
-            raise InvalidInput(f"{path!r:.200} is reserved", field="path", value=path, hint=hint)
-        return key
+        return check_document_key(self._key(path))
 
     def _write(self, key: str, source: BinaryIO) -> str:
         self._put({key: source})

@@ -8,11 +8,12 @@ from datetime import UTC, date, datetime
 from urllib.parse import quote, unquote
 
 from atlas.errors import InvalidInput
-from atlas.types import check_id
+from atlas.types import Dataset, check_id
 
 __all__ = [
-    "RESERVED",
+    "CARD",
     "as_date",
+    "check_document_key",
     "check_folder",
     "check_key",
     "check_prefix",
@@ -26,8 +27,10 @@ __all__ = [
     "visuals_key",
 ]
 
-#: Atlas's own bookkeeping; documents are not written there.
-RESERVED = "_atlas"
+#: The Hub shows this file as the dataset's page, and reads from its head which files are tables.
+CARD = "README.md"
+#: What documents are not written to: folders of tables, the card, Atlas's own bookkeeping.
+_RESERVED = frozenset(name.casefold() for name in (*Dataset, CARD, "_atlas"))
 #: Bytes of a key and of one name in it (Google Cloud Storage and local file systems).
 _KEY_BYTES, _NAME_BYTES = 1024, 255
 
@@ -58,6 +61,23 @@ def check_key(path: object, *, field: str = "path") -> str:
     key = "/".join(names)
     if len(key.encode()) > _KEY_BYTES or any(len(name.encode()) > _NAME_BYTES for name in names):
         raise _refused(path, "is too long", field)
+    return key
+
+
+def check_document_key(key: str) -> str:
+    """Return a normalised key, unless only Atlas itself writes there: `InvalidInput`.
+
+    Names that some file system takes for a reserved one are reserved as well, whatever the vault: other
+    capitals, and dots or blanks at the end.
+    """
+    first = key.split("/", 1)[0].rstrip(". ").casefold()
+    if first in _RESERVED:
+        raise InvalidInput(
+            f"{key!r:.200} is reserved: only Atlas itself writes to {first}",
+            field="path",
+            value=key,
+            hint="choose another folder; samples are added with append_metrics",
+        )
     return key
 
 

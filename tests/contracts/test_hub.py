@@ -218,9 +218,9 @@ def test_clean_up_finds_what_is_old_enough_though_listings_tell_no_times(
 ) -> None:
     now = hub.clock()
     hub.clock = lambda: now - 86_400
-    vault.store_json("video_stats/old", 1)
+    vault.store.put_bytes("video_stats/old", b"1")
     hub.clock = lambda: now
-    vault.store_json("video_stats/new", 1)
+    vault.store.put_bytes("video_stats/new", b"1")
     objects = list(vault.store.list("video_stats"))
     gone = frozenset(info.key for info in objects)
     found = garbage(vault.store, objects, set(), gone, None, timedelta(hours=1))

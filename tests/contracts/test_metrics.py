@@ -72,7 +72,7 @@ def test_a_folder_of_tables_is_read_as_it_is(vault: Vault, tmp_path: Path) -> No
     vault.append_metrics(
         [row("V1", 3, timestamp="2026-01-16T05:00:00Z", published_at="2026-01-01T00:00:00Z")]
     )
-    vault.store_binary("metrics/_notes/readme.parquet", b"not data")
+    vault.store.put_bytes("metrics/_notes/readme.parquet", b"not data")
     for key in vault.list_files("metrics"):
         copy = tmp_path / "folder" / key
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -237,12 +237,37 @@ def test_a_batch_takes_bytes_files_and_data_for_json(vault: Vault) -> None:
     assert vault.list_files() == ["b/file", "b/j.json", "b/raw"]
 
 
-def test_documents_do_not_touch_the_bookkeeping(vault: Vault) -> None:
-    vault.store.put_bytes("_atlas/epochs/x.json", b"1")
-    for path in ("_atlas/epochs/x.json", vault.store.uri("_atlas/epochs/x.json"), "./_atlas/y"):
-        with pytest.raises(InvalidInput):
-            vault.store_json(path, {})
-    assert vault.fetch_json("_atlas/epochs/x.json") == 1
+TAKEN = ("video_stats/date=2026-01-15/a", "metrics/x", "videos/x", "README.md", "_atlas/epochs/x")
+
+
+@pytest.mark.parametrize("key", TAKEN)
+def test_documents_do_not_touch_tables_card_or_bookkeeping(vault: Vault, key: str) -> None:
+    vault.store.put_bytes(key, b"1")
+    spellings = (
+        key,
+        vault.store.uri(key),
+        f"./{key}",
+        key.replace("/", "/./"),
+        key.capitalize(),
+        key.upper(),
+        key.replace("s", "\u017f"),  # a letter that folds to s
+        key.replace("/", " ./") if "/" in key else f"{key}. ",
+        f"{key.split('/', 1)[0]}/deeper/still",
+        key.split("/", 1)[0],
+    )
+    for path in spellings:
+        for write in (
+            lambda path: vault.store_json(path, {}),
+            lambda path: vault.store_binary(path, b"x"),
+            lambda path: vault.store_batch([("b/new", b"1"), (path, b"x")]),
+        ):
+            with pytest.raises(InvalidInput) as caught:
+                write(path)
+            assert caught.value.field == "path"
+    assert vault.fetch_json(key) == 1
+    assert vault.list_files("b") == []
+    # what only looks alike is free
+    assert vault.store_binary("videos2/x", b"") and vault.store_binary("my/README.md", b"")
 
 
 def test_composed_and_decomposed_names_are_one_object(vault: Vault) -> None:

@@ -14,9 +14,6 @@ from atlas.types import Dataset
 
 log = structlog.get_logger()
 
-#: The Hub shows this file as the dataset's page, and reads from its head which files are tables.
-CARD = "README.md"
-
 _METADATA = re.compile(r"(metadata/\d{4}-\d\d-\d\d)/([A-Za-z0-9_-]{1,64})\.json")
 _SHARDED = re.compile(r"(metadata/\d{4}-\d\d-\d\d)/[A-Za-z0-9_-]{1,2}/([A-Za-z0-9_-]{1,64}\.json)")
 _TEXT = """

@@ -23,9 +23,9 @@ from atlas.errors import VaultError, VaultUnavailable
 from atlas.types import ObjectInfo
 from atlas.vault.backends.base import FsspecStore, Source, local_copy, taken
 from atlas.vault.backends.hub_errors import raise_told, status_of
-from atlas.vault.backends.hub_layout import CARD, candidates, completed_card, logical, sharded
+from atlas.vault.backends.hub_layout import candidates, completed_card, logical, sharded
 from atlas.vault.commits import CommitBudget
-from atlas.vault.layout import check_folder, check_key
+from atlas.vault.layout import CARD, check_folder, check_key
 
 log = structlog.get_logger()
 
