@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,6 +31,10 @@ __all__ = ["ApiKey", "Settings", "get_settings", "reset_settings", "settings"]
 
 #: Environments in which the embedded database and the local vault may be used unasked.
 THROWAWAY_ENVIRONMENTS = frozenset({"dev", "test"})
+
+
+#: What no key holds, but text with several keys, or a broken list, does.
+_SEPARATORS = re.compile(r"""[\s,;"'\[\]{}]""")
 
 
 class ApiKey(SecretStr):
@@ -227,8 +232,19 @@ def _parse_keys(value: SecretStr | None) -> tuple[ApiKey, ...]:
         if not isinstance(key, str) or not (project is None or isinstance(project, str)):
             raise ValueError('takes a JSON list of keys or of {"key": ..., "project": ...}')
         if key.strip():
-            keys.setdefault(key.strip(), ApiKey(key.strip(), project))
+            add_key(keys, key.strip(), (project or "").strip() or None)
     return tuple(keys.values())
+
+
+def add_key(keys: dict[str, ApiKey], key: str, project: str | None) -> None:
+    """Add a key that is not there yet. Raises ValueError for what cannot be one, showing four characters."""
+    if _SEPARATORS.search(key):
+        raise ValueError('holds several keys in one text; takes a JSON list: ["key1", "key2"]')
+    known = keys.setdefault(key, ApiKey(key, project))
+    if project is not None and known.project not in (None, project):
+        raise ValueError(f"the key that ends in {key[-4:]!r} is named under two projects")
+    if known.project is None and project is not None:
+        keys[key] = ApiKey(key, project)
 
 
 def _configuration_error(error: ValidationError) -> ConfigurationError:

@@ -30,6 +30,7 @@ Every error carries ``hint``, a sentence that says what to do. Secrets never ent
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 
@@ -142,11 +143,22 @@ class EpochBehind(Damaged):
 
 
 class QuotaExhausted(AtlasError):
-    """Every key of a ring has spent its quota. ``pool_name`` names the ring."""
+    """Every key of a ring has spent its quota.
 
-    def __init__(self, message: str, *, pool_name: str, hint: str | None = None) -> None:
+    ``pool_name`` names the ring; ``retry_at`` (timezone-aware) is when its first key comes back.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        pool_name: str,
+        retry_at: datetime | None = None,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.pool_name = pool_name
+        self.retry_at = retry_at
 
 
 class DatabaseError(AtlasError):

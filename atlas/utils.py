@@ -9,12 +9,13 @@ from contextlib import suppress
 
 import structlog
 
-from atlas.keys import HydraExecutor, KeyRing, execute_youtube_request_async
+from atlas.keys import HydraExecutor, KeyRing, YouTubeAPIError, execute_youtube_request_async
 from atlas.retry import retry, retry_async
 
 __all__ = [
     "HydraExecutor",
     "KeyRing",
+    "YouTubeAPIError",
     "execute_youtube_request_async",
     "health_check_all",
     "retry",

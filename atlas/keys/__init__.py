@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from atlas.keys.accounts import Accounts, KeyStatus
 from atlas.keys.executor import HydraExecutor, execute_youtube_request_async
+from atlas.keys.refusals import YouTubeAPIError
 from atlas.keys.ring import KeyRing
 
-__all__ = ["Accounts", "HydraExecutor", "KeyRing", "KeyStatus", "execute_youtube_request_async"]
+__all__ = [
+    "Accounts",
+    "HydraExecutor",
+    "KeyRing",
+    "KeyStatus",
+    "YouTubeAPIError",
+    "execute_youtube_request_async",
+]

@@ -149,7 +149,7 @@ class HydraExecutor:
         elif action in (Action.DISABLE_KEY, Action.DISABLE_PROJECT):
             ring.disable(key, whole_project=action is Action.DISABLE_PROJECT)
             log.error("key_disabled", **facts)
-        elif action is Action.SLOW_DOWN:
+        elif action in (Action.SLOW_DOWN, Action.BLOCKED):
             rest = SHORT_REST * random.uniform(1.0, 1.5)
             ring.slow_down(key, now + timedelta(seconds=rest))
             log.warning("request_failed", **facts)

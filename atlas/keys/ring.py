@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import structlog
 from pydantic import SecretStr
 
-from atlas.config import ApiKey, Settings, get_settings
+from atlas.config import ApiKey, Settings, add_key, get_settings
 from atlas.errors import AtlasError, ConfigurationError, NotFound, QuotaExhausted
 from atlas.keys.accounts import Accounts, KeyStatus
 
@@ -63,6 +63,11 @@ class KeyRing:
         self._sessions: dict[int, _Session] = {}
         self._ids = itertools.count(1)
 
+    @classmethod
+    def from_keys(cls, keys: Iterable[str | SecretStr], pool_name: str = "custom") -> Self:
+        """A ring of the caller's own keys, as ``KeyRing(pool_name, keys)``."""
+        return cls(pool_name, keys)
+
     def __repr__(self) -> str:
         return f"KeyRing({self.pool_name!r}, size={self.size})"
 
@@ -75,6 +80,23 @@ class KeyRing:
     def size(self) -> int:
         """How many keys the ring has, usable or not."""
         return len(self._keys)
+
+    @property
+    def live_size(self) -> int:
+        """How many keys may be used now, perhaps after a short wait."""
+        return sum(self.accounts.is_usable(key) for key in self._keys)
+
+    @property
+    def retry_at(self) -> datetime | None:
+        """When the first key comes back (UTC), or None while one may be used or if none ever will."""
+        if self.live_size:
+            return None
+        ends = [one.resting_until for one in self.status() if not one.disabled]
+        return min((end for end in ends if end is not None), default=None)
+
+    def mark_key_dead(self, key: str) -> None:
+        """Use ``key`` no more; as `disable`."""
+        self.disable(key)
 
     def next_key(self) -> str:
         """The next usable key in turn; one that was used too fast only if there is no other.
@@ -105,14 +127,14 @@ class KeyRing:
         raise self.exhausted()
 
     def get_session_key(self, session_id: int) -> str:
-        """The key that the session is at. Raises `NotFound` for a session that was not started."""
+        """The key that the session is at; a session that was not started is started. Raises as `next_key`."""
         with self._lock:
             return self._session(session_id).key.get_secret_value()
 
     def attempt_rotation(self, session_id: int) -> bool:
         """Move the session to a usable key it has not tried; False, staying, once there is none.
 
-        Raises `NotFound` for a session that was not started.
+        A session that was not started is started. Raises as `next_key`.
         """
         with self._lock:
             session = self._session(session_id)
@@ -164,11 +186,12 @@ class KeyRing:
                 f"every key of the ring {self.pool_name!r} was refused for good",
                 hint="replace the keys in YOUTUBE_API_KEY_POOL_JSON, or enable the API for their project",
             )
-        ends = [key.resting_until for key in keys if key.resting_until and not key.disabled]
+        retry_at = self.retry_at
         return QuotaExhausted(
             f"every key of the ring {self.pool_name!r} is spent",
             pool_name=self.pool_name,
-            hint=f"the first is usable again at {min(ends).isoformat()}" if ends else None,
+            retry_at=retry_at,
+            hint=f"the first is usable again at {retry_at.isoformat()}" if retry_at else None,
         )
 
     def _pick(self, keys: Sequence[ApiKey]) -> ApiKey | None:
@@ -177,13 +200,13 @@ class KeyRing:
         return min(usable, key=self.accounts.seconds_to_wait, default=None)
 
     def _session(self, session_id: int) -> _Session:
-        try:
-            return self._sessions[session_id]
-        except KeyError as error:
-            raise NotFound(
-                f"the key ring {self.pool_name!r} has no session {session_id!r}",
-                hint="begin with start_session()",
-            ) from error
+        session = self._sessions.get(session_id)
+        if session is None:
+            key = self._pick(self._keys)
+            if key is None:
+                raise self.exhausted()
+            session = self._sessions[session_id] = _Session(key)
+        return session
 
     def _find(self, key: str) -> ApiKey:
         found = self._by_text.get(key)
@@ -230,5 +253,8 @@ def _explicit(keys: Iterable[str | SecretStr]) -> tuple[ApiKey, ...]:
             raise ConfigurationError(f"a key must be text, got {type(key).__name__}")
         text = (key if isinstance(key, str) else key.get_secret_value()).strip()
         if text:
-            found.setdefault(text, ApiKey(text, getattr(key, "project", None)))
+            try:
+                add_key(found, text, getattr(key, "project", None))
+            except ValueError as error:
+                raise ConfigurationError(f"keys: {error}") from None
     return tuple(found.values())

@@ -156,3 +156,9 @@ def test_the_example_names_every_setting_and_no_other() -> None:
         alias = field.validation_alias
         known |= set(alias.choices) if isinstance(alias, AliasChoices) else {name.upper()}
     assert named | {"HF_DATASET_ID"} == known
+
+
+@pytest.mark.parametrize("value", ["a,b,c", '["a,b"]', "a b", '"a","b"', '{"a"}'])
+def test_several_keys_in_one_text_are_refused_not_taken_for_one(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="YOUTUBE_API_KEY_POOL_JSON"):
+        Settings(youtube_api_key_pool_json=value)

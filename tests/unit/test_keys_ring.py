@@ -262,14 +262,48 @@ def test_a_session_keeps_the_id_it_was_given_and_numbers_pass_over_it(ring: KeyR
     assert ring.get_session_key(2) == KEYS[0]
 
 
-def test_an_unknown_or_ended_session_is_not_found(ring: KeyRing) -> None:
+def test_an_unknown_or_ended_session_is_started_as_agents_expect(ring: KeyRing) -> None:
     session = ring.start_session()
+    ring.attempt_rotation(session)
     ring.end_session(session)
     ring.end_session(session)
-    with pytest.raises(NotFound, match="start_session"):
-        ring.get_session_key(session)
-    with pytest.raises(LookupError):
-        ring.attempt_rotation(99)
+    assert ring.get_session_key(session) == KEYS[0]
+    assert ring.attempt_rotation(99)
+    assert ring.get_session_key(99) == KEYS[1]
+    for key in KEYS[:3]:
+        ring.rest(key, NOON + timedelta(hours=1))
+    with pytest.raises(QuotaExhausted):
+        ring.get_session_key(100)
+
+
+def test_a_ring_of_own_keys_tells_how_many_live_and_when_the_first_comes_back(
+    clock: Clock,
+) -> None:
+    ring = KeyRing.from_keys(KEYS[:3])
+    assert (ring.pool_name, ring.size, ring.live_size, ring.retry_at) == ("custom", 3, 3, None)
+    ring = KeyRing("hunting", KEYS[:3], accounts=Accounts(clock))
+    ring.mark_key_dead(KEYS[0])
+    ring.rest(KEYS[1], NOON + timedelta(hours=2))
+    assert (ring.live_size, ring.retry_at) == (1, None)
+    ring.rest(KEYS[2], NOON + timedelta(hours=1))
+    assert (ring.live_size, ring.retry_at) == (0, NOON + timedelta(hours=1))
+    with pytest.raises(QuotaExhausted) as caught:
+        ring.next_key()
+    assert caught.value.retry_at == NOON + timedelta(hours=1)
+
+
+def test_one_key_under_two_projects_is_refused_showing_four_characters(
+    configure: Configure,
+) -> None:
+    for keys in ([ApiKey(KEYS[0], "p"), ApiKey(KEYS[0], "q")], ["a,b"], ["a b"]):
+        with pytest.raises(ConfigurationError) as caught:
+            KeyRing("hunting", keys)
+        assert KEYS[0] not in str(caught.value)
+    assert KeyRing("hunting", [KEYS[0], ApiKey(KEYS[0], "p")]).status()[0].project == "p"
+    configure([{"key": KEYS[0], "project": "p"}, {"key": KEYS[0], "project": "q"}])
+    with pytest.raises(ConfigurationError, match=KEYS[0][-4:]) as caught:
+        KeyRing("hunting")
+    assert KEYS[0] not in str(caught.value)
 
 
 def test_threads_get_every_key_equally_often() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import pickle
 import socket
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas.errors import InvalidInput, Unavailable
-from atlas.keys.youtube import Action, classify, next_reset
+from atlas.keys import YouTubeAPIError
+from atlas.keys.youtube import ACTIONS, Action, classify, judge, next_reset
+from tests.support import refusals
 
 PER_DAY = (
     "Quota exceeded for quota metric 'Search Queries' and limit 'Search Queries per day' of service "
@@ -89,7 +92,7 @@ class PlainError(Exception):
 
 
 CASES = [
-    (403, body(403, "quotaExceeded", "The request cannot be completed because ..."), Action.REST),
+    (403, body(403, "quotaExceeded", "... because you have exceeded your quota."), Action.REST),
     (403, body(403, "dailyLimitExceeded", "Daily Limit Exceeded"), Action.REST),
     (429, body(429, "rateLimitExceeded", PER_DAY), Action.REST),
     (429, body(429, "rateLimitExceeded", PER_MINUTE), Action.SLOW_DOWN),
@@ -120,7 +123,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("kind", [GoogleError, ClientError, PlainError])
+def agents_error(status: int, content: bytes) -> Exception:
+    """As the platform's own agents raise it."""
+    return Exception(f"HTTP {status}: {content.decode()[:200]}")
+
+
+@pytest.mark.parametrize(
+    "kind", [GoogleError, ClientError, PlainError, agents_error, YouTubeAPIError.from_response]
+)
 @pytest.mark.parametrize(("status", "content", "action"), CASES)
 def test_the_apis_errors_are_judged_by_reason_whoever_reports_them(
     kind: type[Exception], status: int, content: bytes, action: Action
@@ -146,14 +156,28 @@ def test_the_gravest_of_several_reasons_decides() -> None:
     assert classify(GoogleError(403, json.dumps({"error": both}).encode())) is Action.REST
 
 
-def test_errors_without_a_body_are_judged_by_reason_or_text() -> None:
+def test_errors_without_a_body_are_judged_by_reason_or_status() -> None:
     class WithReason(Exception):
         reason = "quotaExceeded"
 
     assert classify(WithReason()) is Action.REST
-    assert classify(RuntimeError("YouTube says quotaExceeded")) is Action.REST
-    assert classify(RuntimeError("notquotaExceededatall")) is Action.FAIL
     assert classify(RuntimeError("HTTP 403")) is Action.FAIL
+    assert classify(RuntimeError("HTTP 429")) is Action.SLOW_DOWN
+    assert classify(RuntimeError("HTTP 500: ")) is Action.RETRY
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "YouTube says quotaExceeded",
+        "HTTP error 403: quotaExceeded",
+        'comment: HTTP 403: {"error": {"errors": [{"reason": "quotaExceeded"}]}}',
+        "HTTP 4031 exceeded your quota",
+        "title of a video: API key not valid",
+    ],
+)
+def test_no_other_text_decides_anything(text: str) -> None:
+    assert classify(RuntimeError(text)) is Action.FAIL
 
 
 def aiohttp_error(status: int) -> aiohttp.ClientResponseError:
@@ -212,6 +236,64 @@ def test_an_error_that_cannot_be_read_is_judged_by_what_can_be() -> None:
             raise RuntimeError("no text")
 
     assert classify(Unread()) is Action.RETRY
+
+
+@pytest.mark.parametrize("name", refusals.PUBLISHED)
+@pytest.mark.parametrize("cut", [None, 200], ids=["whole", "cut"])
+def test_bodies_as_google_sends_them_are_judged_alike_whole_and_cut(
+    name: str, cut: int | None
+) -> None:
+    refusal, action, bucket = refusals.PUBLISHED[name]
+    text = refusal.body.decode()
+    verdict = judge(Exception(f"HTTP {refusal.status}: {text[:cut]}"))
+    assert verdict.action is action
+    assert verdict.bucket == bucket
+
+
+def test_every_reason_that_google_publishes_is_classified() -> None:
+    from google.api.error_reason_pb2 import ErrorReason
+
+    published = set(ErrorReason.keys()) - {"ERROR_REASON_UNSPECIFIED"}
+    assert published <= set(ACTIONS)
+
+
+def test_the_limits_name_goes_before_the_reason() -> None:
+    message = (
+        "Quota exceeded for quota metric 'Queries' and limit 'Queries per minute per user' of x"
+    )
+    assert classify(GoogleError(403, body(403, "quotaExceeded", message))) is Action.SLOW_DOWN
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b"x" * 1_000_000,
+        b"\xff\x00" * 500,
+        b'{"error": "' + b"a" * 1_000_000,
+        b"[[]]",
+    ],
+)
+def test_deep_binary_and_huge_bodies_never_raise(content: bytes) -> None:
+    for error in (GoogleError(403, content), Exception(f"HTTP 403: {content!r}")):
+        assert classify(error) is Action.FAIL
+
+
+def test_a_sorry_page_blocks_the_address_and_other_pages_do_not() -> None:
+    assert classify(GoogleError(429, refusals.SORRY.body)) is Action.BLOCKED
+    assert classify(Exception(f"HTTP 429: {refusals.SORRY.body.decode()[:200]}")) is Action.BLOCKED
+    assert (
+        classify(GoogleError(403, b"<html><title>Error 403 (Forbidden)!!1</title>")) is Action.FAIL
+    )
+
+
+def test_an_error_made_from_an_answer_says_what_it_said_without_the_key() -> None:
+    suspended = refusals.PUBLISHED["consumer suspended"][0]
+    error = YouTubeAPIError.from_response(403, suspended.body, {"Retry-After": "7"})
+    assert (error.status, error.retry_after) == (403, 7.0)
+    assert error.reasons == ("CONSUMER_SUSPENDED", "forbidden")
+    assert "AIza" in suspended.body.decode() and "AIza" not in str(error)
+    assert classify(pickle.loads(pickle.dumps(error))) is Action.DISABLE_PROJECT
 
 
 JSON = st.recursive(
