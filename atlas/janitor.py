@@ -19,7 +19,7 @@ from atlas.archive.budget import HotTier, hot_tier
 from atlas.archive.engine import Archiver
 from atlas.archive.epoch import advance_epoch
 from atlas.archive.lock import archiver_lock
-from atlas.archive.steps import Steps, object_key, workdir
+from atlas.archive.steps import Steps, object_key
 from atlas.archive.videos import verify_videos, write_videos
 from atlas.config import get_settings
 from atlas.db import Database, db
@@ -36,6 +36,7 @@ from atlas.vault import Vault, get_vault
 from atlas.vault.layout import transcript_key, visuals_key
 from atlas.vault.offload import offload
 from atlas.vault.parquet import VIDEOS_SCHEMA
+from atlas.vault.temporary import workdir
 
 log = structlog.get_logger()
 

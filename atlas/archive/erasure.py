@@ -26,7 +26,7 @@ from atlas.archive.fingerprint import rows_fingerprint
 from atlas.archive.inputs import Input
 from atlas.archive.rewrite import NotRewritten, abandon_outputs, rewrite
 from atlas.archive.run import Run
-from atlas.archive.steps import Steps, object_key, workdir
+from atlas.archive.steps import Steps, object_key
 from atlas.archive.upkeep import owner_of, stored
 from atlas.archive.videos import verify_videos, write_videos
 from atlas.db.locks import retry_when_locked
@@ -40,6 +40,7 @@ from atlas.vault import Vault
 from atlas.vault.layout import flat_transcript_key, transcript_key, visuals_key
 from atlas.vault.offload import offload
 from atlas.vault.parquet import UNDECODABLE
+from atlas.vault.temporary import workdir
 
 log = structlog.get_logger()
 

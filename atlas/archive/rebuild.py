@@ -16,7 +16,6 @@ import structlog
 from atlas.archive.epoch import adopt_vault
 from atlas.archive.export import SAMPLE_COLUMNS, Bounds, read_back
 from atlas.archive.fingerprint import Fingerprint, rows_fingerprint
-from atlas.archive.steps import workdir
 from atlas.archive.upkeep import owner_of, stored
 from atlas.db import Database
 from atlas.errors import Conflict, InvalidInput
@@ -25,6 +24,7 @@ from atlas.repositories.rebuilding import FoundFile, LedgerRebuilding
 from atlas.types import Dataset, ObjectInfo, ObjectStore, Progress
 from atlas.vault.offload import offload
 from atlas.vault.parquet import ROW_GROUP_ROWS
+from atlas.vault.temporary import workdir
 
 log = structlog.get_logger()
 

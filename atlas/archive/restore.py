@@ -20,7 +20,7 @@ from atlas.archive.cold import appended_files, as_scalar
 from atlas.archive.compaction import forgotten_ids
 from atlas.archive.inputs import Input, Source
 from atlas.archive.run import Run
-from atlas.archive.steps import Steps, workdir
+from atlas.archive.steps import Steps
 from atlas.config import get_settings
 from atlas.db.locks import retry_when_locked
 from atlas.errors import InvalidInput, VerificationFailed
@@ -30,6 +30,7 @@ from atlas.repositories.restored import Pin, Pins, StagedSamples
 from atlas.repositories.snapshot import Selection
 from atlas.types import Dataset, Progress, utc
 from atlas.vault.offload import offload
+from atlas.vault.temporary import workdir
 
 log = structlog.get_logger()
 

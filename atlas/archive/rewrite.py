@@ -19,13 +19,14 @@ import structlog
 from atlas.archive.export import SAMPLE_COLUMNS, Bounds, file_sha256, verify_samples
 from atlas.archive.fingerprint import Fingerprint
 from atlas.archive.inputs import Input, Source
-from atlas.archive.steps import Steps, object_key, workdir
+from atlas.archive.steps import Steps, object_key
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.repositories.archive import FileFacts, FileRecord, NewFile
 from atlas.repositories.replacement import Replacement
 from atlas.types import Dataset
 from atlas.vault.offload import offload
 from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
+from atlas.vault.temporary import workdir
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ import structlog
 
 from atlas.archive.budget import hot_tier
 from atlas.archive.export import SAMPLE_COLUMNS, export_samples, verify_samples
-from atlas.archive.steps import Steps, object_key, workdir
+from atlas.archive.steps import Steps, object_key
 from atlas.db import Database
 from atlas.db.arrow import ArrowConnection
 from atlas.db.locks import retry_when_locked
@@ -25,6 +25,7 @@ from atlas.repositories.erasure import NOT_FORGOTTEN
 from atlas.repositories.partitions import Partition
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
 from atlas.vault.offload import offload
+from atlas.vault.temporary import workdir
 
 log = structlog.get_logger()
 

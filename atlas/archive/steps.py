@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from shutil import rmtree
 from typing import TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from atlas.config import get_settings
 from atlas.db import Database
 from atlas.db.locks import retry_when_locked
 from atlas.errors import ObjectExists, VaultUnavailable, VerificationFailed
@@ -28,9 +23,6 @@ from atlas.vault.offload import offload
 log = structlog.get_logger()
 
 T = TypeVar("T")
-
-#: Temporary folders older than this were left by a crash.
-_STALE_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +141,3 @@ def object_key(dataset: Dataset, start: datetime, seq: int) -> str:
     """A fresh, unique object name in the folder of the slice's UTC day."""
     start = start.astimezone(UTC)
     return f"{dataset}/date={start:%Y-%m-%d}/{start:%H}-{seq}-{uuid.uuid4().hex[:8]}.parquet"
-
-
-@contextmanager
-def workdir() -> Iterator[Path]:
-    """A private folder for one file's temporary data, gone afterwards."""
-    home = get_settings().atlas_home / "tmp"
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in home.iterdir():
-        # gone already if another process cleans at the same time
-        with suppress(FileNotFoundError):
-            if left.stat().st_mtime < time.time() - _STALE_SECONDS:
-                rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="archive-", dir=home) as folder:
-        yield Path(folder)

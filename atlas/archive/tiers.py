@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 from atlas.archive.cold import OpenedFile, as_scalar, open_cold
 from atlas.archive.ordering import runs_by_id, runs_by_time, settled
 from atlas.archive.sorting import merge_sorted
-from atlas.archive.steps import workdir
 from atlas.repositories.snapshot import HOT_SCHEMA, ColdFile, Selection, Snapshot
 from atlas.types import ObjectStore
+from atlas.vault.temporary import workdir
 
 T = TypeVar("T")
 

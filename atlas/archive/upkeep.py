@@ -13,12 +13,13 @@ import structlog
 
 from atlas.archive.export import read_back
 from atlas.archive.rewrite import abandon_outputs
-from atlas.archive.steps import Steps, workdir
+from atlas.archive.steps import Steps
 from atlas.repositories.archive import FileRecord
 from atlas.repositories.replacement import Replacement
 from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
 from atlas.vault.offload import offload
 from atlas.vault.parquet import UNDECODABLE
+from atlas.vault.temporary import workdir
 
 log = structlog.get_logger()
 
