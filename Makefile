@@ -42,9 +42,9 @@ bench: $(VENV)/.dev ## measurements beside peers and limits, a table
 	ENV=test $(BIN)/python -m benchmarks
 
 chaos: $(VENV)/.dev ## N random schedules of faults against the archive, N/10 on each service, killed workers, claims of a million rows (make chaos N=1000)
-	ATLAS_CHAOS=$(N) $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/faults/test_random_schedules.py \
-		tests/faults/test_archive_remote.py tests/faults/test_workers.py \
-		tests/integration/test_claim_plans.py
+	ATLAS_CHAOS=$(N) $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/faults/archive/test_random_schedules.py \
+		tests/faults/archive/test_remote.py tests/faults/test_workers.py \
+		tests/integration/scheduling/test_claim_plans.py
 
 clean: ## what was built, not what was measured or archived
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache htmlcov .coverage

@@ -15,8 +15,8 @@ from atlas.config import get_settings
 from atlas.db.locks import retry_when_locked
 from atlas.errors import DatabaseError, DatabaseUnavailable
 from atlas.parsing import invalid, parse_counter, parse_moment
-from atlas.repositories.partitions import Partitions
-from atlas.repositories.stats import COUNTERS, Stats
+from atlas.repositories.hot.partitions import Partitions
+from atlas.repositories.hot.stats import COUNTERS, Stats
 from atlas.types import Sample
 
 if TYPE_CHECKING:

@@ -15,27 +15,27 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.archive.archiver import Archiver
 from atlas.archive.budget import HotTier, hot_tier
-from atlas.archive.engine import Archiver
-from atlas.archive.epoch import advance_epoch
-from atlas.archive.lock import archiver_lock
-from atlas.archive.steps import Steps, object_key
-from atlas.archive.videos import verify_videos, write_videos
+from atlas.archive.export.videos import verify_videos, write_videos
+from atlas.archive.fencing.epoch import advance_epoch
+from atlas.archive.fencing.lock import archiver_lock
+from atlas.archive.session import Steps, object_key
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError, ConfigurationError
 from atlas.events import EventBus, events
-from atlas.repositories.archive import FileRecord, NewFile
-from atlas.repositories.doomed import Doomed, DoomedVideo
-from atlas.repositories.partitions import Partitions
+from atlas.repositories.finished_videos import Doomed, DoomedVideo
+from atlas.repositories.hot.partitions import Partitions
+from atlas.repositories.hot.stats import EARLIEST
+from atlas.repositories.ledger.files import FileRecord, NewFile
 from atlas.repositories.search_queue import SearchQueue
-from atlas.repositories.stats import EARLIEST
+from atlas.tables.parquet import VIDEOS_SCHEMA
 from atlas.types import Dataset
 from atlas.vault import Vault, get_vault
 from atlas.vault.layout import transcript_key, visuals_key
 from atlas.vault.offload import offload
-from atlas.vault.parquet import VIDEOS_SCHEMA
 from atlas.vault.temporary import workdir
 
 log = structlog.get_logger()

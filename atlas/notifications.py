@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import structlog
 
-from atlas import http
+from atlas import webhook_client
 from atlas.config import Settings, get_settings
 from atlas.errors import AtlasError, Unavailable
 from atlas.types import AlertChannel, AlertLevel
@@ -101,7 +101,7 @@ class Notifier:
             )
             return False
         body = json.dumps(message).encode()
-        async with http.client(timeout=self.timeout, allow_private=True) as client:
+        async with webhook_client.client(timeout=self.timeout, allow_private=True) as client:
             for url in urls:
                 if url in self._gone:
                     continue
@@ -129,12 +129,12 @@ class Notifier:
             "DISCORD_WEBHOOK_ALERTS": settings.discord_webhook_alerts,
         }
         return [
-            http.check_url(secret.get_secret_value().strip(), variable)
+            webhook_client.check_url(secret.get_secret_value().strip(), variable)
             for variable, secret in wanted.items()
             if secret is not None
         ]
 
-    async def _post(self, client: http.Client, url: str, body: bytes) -> str | None:
+    async def _post(self, client: webhook_client.Client, url: str, body: bytes) -> str | None:
         """Send to one webhook, with retries; None, or what went wrong in the end."""
         error = ""
         for attempt in range(self.attempts):
@@ -164,7 +164,7 @@ class Notifier:
                 await self._sleep(self.delay * 2**attempt * random.uniform(0.5, 1.0))
         return error
 
-    def _note_rest(self, url: str, answer: http.Answer) -> None:
+    def _note_rest(self, url: str, answer: webhook_client.Answer) -> None:
         """Remember the pause that the webhook's rate limit asks for."""
         pause: float | None = None
         if answer.status == 429:
@@ -261,14 +261,14 @@ def _waiting(url: str) -> str:
     return urlunsplit(parts._replace(query=urlencode(query)))
 
 
-def _retry_after(answer: http.Answer) -> float:
+def _retry_after(answer: webhook_client.Answer) -> float:
     """The pause in seconds: the body's, which has fractions, else the header's, else one second."""
     try:
         pause = _seconds(json.loads(answer.body)["retry_after"])
     except (ValueError, KeyError, TypeError):
         pause = None
     if pause is None:
-        pause = http.retry_after(answer)
+        pause = webhook_client.retry_after(answer)
     return 1.0 if pause is None else pause
 
 

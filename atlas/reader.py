@@ -15,12 +15,11 @@ from datetime import datetime
 import pyarrow as pa
 import structlog
 
-from atlas.archive.cold import COLUMNS, appended_files
-from atlas.archive.tiers import Blocking, Span, into_spans, joined
 from atlas.db import Database, db
 from atlas.errors import ConfigurationError, DatabaseError, InvalidInput, WrongVault
-from atlas.repositories.archive import LedgerReader
-from atlas.repositories.snapshot import (
+from atlas.reading.cold import COLUMNS, appended_files
+from atlas.reading.merge import Blocking, Span, into_spans, joined
+from atlas.repositories.hot.snapshot import (
     HOT_SCHEMA,
     ColdFile,
     Selection,
@@ -28,6 +27,7 @@ from atlas.repositories.snapshot import (
     read_snapshot,
     remember_metrics,
 )
+from atlas.repositories.ledger.files import LedgerReader
 from atlas.types import Dataset, ObjectStore, check_id
 from atlas.vault import Vault, get_vault
 from atlas.vault.offload import offload

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from atlas.db import Database
+from atlas.repositories.hot.restored import Pin, Pins
 from atlas.repositories.leases import LeaseCounts, Leases
-from atlas.repositories.restored import Pin, Pins
 from atlas.repositories.search_queue import HUNT, SearchQueueReader, SearchSummary
 from atlas.repositories.status import StatusReader, Tiers
 from atlas.repositories.videos import COLLECTION, RETRACK, StatusSummary, VideoReader

@@ -25,20 +25,9 @@ from rich.table import Table
 from atlas.config import Settings
 from atlas.db import Database
 from atlas.logging import configure
-from benchmarks import (
-    archiving,
-    claiming,
-    encodings,
-    importing,
-    ingesting,
-    memory,
-    month,
-    reading,
-    retention,
-    scheduling,
-    vaults,
-)
+from benchmarks import archiving, encodings, importing, memory, month, reading, retention, vaults
 from benchmarks.support import Result, scratch_database
+from benchmarks.workers import claiming, ingesting, scheduling
 
 Suite = Callable[[Database, Path, int], Awaitable[list[Result]]]
 

@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from atlas.archive.sorting import sort_samples
+from atlas.cli.simulator import Simulator
 from atlas.db import Database
-from atlas.importer import Row, read_rows, resolve
-from atlas.simulator import Simulator
-from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
+from atlas.importing.importer import Row, read_rows, resolve
+from atlas.tables.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
+from atlas.tables.sorting import sort_samples
 from benchmarks.support import Result
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/youtube_trending_gb.csv.gz"

@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from atlas.archive import Archiver
 from atlas.db import Database
-from atlas.repositories.partitions import Partitions
+from atlas.repositories.hot.partitions import Partitions
 from atlas.vault import LocalVault
 from benchmarks.support import Result, fill_samples, stopwatch
 

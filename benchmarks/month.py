@@ -10,7 +10,7 @@ from pathlib import Path
 from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.janitor import Janitor
-from atlas.repositories.partitions import Partitions
+from atlas.repositories.hot.partitions import Partitions
 from benchmarks.support import Result, fill_samples, scratch_database
 from benchmarks.vaults import serving
 from tests.support.places import Place

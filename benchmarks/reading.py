@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from atlas.archive.footers import footers
 from atlas.db import Database
 from atlas.ingest import record_samples
 from atlas.reader import COLUMNS, StatsReader
+from atlas.reading.footers import footers
+from atlas.tables.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
 from atlas.types import ObjectStore, Sample
 from atlas.vault import LocalVault
-from atlas.vault.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
 from benchmarks.support import Result, stopwatch
 from tests.support.stores import CountedStore
 

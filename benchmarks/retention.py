@@ -25,14 +25,14 @@ import pyarrow as pa
 
 from atlas.archive import Archiver
 from atlas.archive.budget import hot_tier
-from atlas.archive.fingerprint import Fingerprint
+from atlas.cli.simulator import Simulator
 from atlas.config import get_settings, reset_settings
 from atlas.db import Database
 from atlas.ingest import record_samples
 from atlas.janitor import Janitor
 from atlas.reader import COLUMNS, StatsReader
 from atlas.scheduling import AgePolicy
-from atlas.simulator import Simulator
+from atlas.tables.fingerprint import Fingerprint
 from atlas.types import Sample
 from atlas.vault import LocalVault
 from benchmarks.support import Result, stopwatch

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from atlas.db import Database
 from atlas.db.migrations import upgrade
-from tests.support import postgres
+from tests.support.servers import postgres
 
 
 @dataclass(frozen=True, slots=True)

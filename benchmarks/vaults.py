@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from atlas.archive import Archiver
 from atlas.db import Database
-from atlas.repositories.partitions import Partitions
+from atlas.repositories.hot.partitions import Partitions
 from atlas.vault import Vault
 from benchmarks.support import Result, fill_samples, scratch_database, stopwatch
 from tests.support.places import Place
@@ -135,7 +135,7 @@ def serving(provider: str) -> Iterator[Service]:
 
 
 def _serve(provider: str, line: Connection) -> None:
-    from tests.support import gcs_proxy, hub_server
+    from tests.support.servers import gcs_proxy, hub_server
 
     running = gcs_proxy.running if provider == "gcs" else hub_server.running
     with running() as server:

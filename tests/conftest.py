@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.config import Settings, reset_settings
 from atlas.db import Database
-from tests.support import postgres
-from tests.support.postgres import Server
+from tests.support.servers import postgres
+from tests.support.servers.postgres import Server
 
 
 def _variables() -> frozenset[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from atlas.errors import InvalidInput
 from atlas.parsing import parse_counter, parse_moment
-from atlas.repositories.stats import COUNTERS
+from atlas.repositories.hot.stats import COUNTERS
 from atlas.types import Channel, Video, check_id
 
 #: Names of the counters in ``statistics``.

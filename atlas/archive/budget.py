@@ -9,9 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.config import get_settings
-from atlas.repositories.archive import LedgerReader
-from atlas.repositories.partitions import Partition, Partitions
-from atlas.repositories.restored import Pins
+from atlas.repositories.hot.partitions import Partition, Partitions
+from atlas.repositories.hot.restored import Pins
+from atlas.repositories.ledger.files import LedgerReader
 
 
 @dataclass(frozen=True, slots=True)

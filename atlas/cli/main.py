@@ -13,7 +13,17 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from atlas.cli import archiving, database, demo, doctor, importing, reading, services, vault, work
+from atlas.cli.commands import (
+    archiving,
+    database,
+    demo,
+    doctor,
+    importing,
+    reading,
+    services,
+    vault,
+    work,
+)
 from atlas.cli.output import err, out
 from atlas.errors import ArchiverBusy, AtlasError, ConfigurationError, InvalidInput
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from atlas.types import Progress
 
 if TYPE_CHECKING:
-    from atlas.vault.spool import Pending
+    from atlas.vault.spool.metrics import Pending
 
 T = TypeVar("T")
 

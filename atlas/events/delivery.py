@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from atlas import http
+from atlas import webhook_client
 from atlas.config import Settings
 from atlas.errors import Unavailable
 from atlas.events.event import Event
@@ -67,7 +67,7 @@ class Webhook:
             return None
         secret = settings.event_bus_webhook_secret
         return cls(
-            http.check_url(
+            webhook_client.check_url(
                 settings.event_bus_webhook_url.get_secret_value().strip(), "EVENT_BUS_WEBHOOK_URL"
             ),
             read_secrets(secret.get_secret_value()) if secret is not None else (),
@@ -112,7 +112,9 @@ async def deliver_due(database: Database, webhook: Webhook, limit: int | None = 
     """
     total, remaining = 0, limit
     lease = timedelta(seconds=2 * webhook.timeout + 30)
-    async with http.client(timeout=webhook.timeout, allow_private=webhook.allow_private) as client:
+    async with webhook_client.client(
+        timeout=webhook.timeout, allow_private=webhook.allow_private
+    ) as client:
         while remaining is None or remaining > 0:
             size = BATCH if remaining is None else min(BATCH, remaining)
             async with database.transaction() as session:
@@ -132,7 +134,9 @@ async def send_unrecorded(webhook: Webhook, event: Event) -> bool:
     """Send an event that has no row, once: better than not at all while the database is away."""
     now = datetime.now(UTC)
     body = _body(f"evt_{uuid.uuid4().hex}", event.event_type, event.entity_id, event.payload, now)
-    async with http.client(timeout=webhook.timeout, allow_private=webhook.allow_private) as client:
+    async with webhook_client.client(
+        timeout=webhook.timeout, allow_private=webhook.allow_private
+    ) as client:
         return (await _post(client, webhook, *body)).delivered
 
 
@@ -152,7 +156,7 @@ async def _record(
                 await outbox.retry(event, timedelta(seconds=outcome.wait), outcome.error)
 
 
-async def _attempt(client: http.Client, webhook: Webhook, event: DueEvent) -> Outcome:
+async def _attempt(client: webhook_client.Client, webhook: Webhook, event: DueEvent) -> Outcome:
     """Make the attempt that was claimed, and decide when the next one is."""
     if event.attempts > len(SCHEDULE):  # the last one ended without a report: its worker died
         outcome = Outcome(error="the last attempt was not reported", final=True)
@@ -180,7 +184,9 @@ async def _attempt(client: http.Client, webhook: Webhook, event: DueEvent) -> Ou
     return outcome
 
 
-async def _post(client: http.Client, webhook: Webhook, message_id: str, body: bytes) -> Outcome:
+async def _post(
+    client: webhook_client.Client, webhook: Webhook, message_id: str, body: bytes
+) -> Outcome:
     headers = {
         "content-type": "application/json",
         **signature_headers(webhook.keys, message_id, int(time.time()), body),
@@ -194,7 +200,7 @@ async def _post(client: http.Client, webhook: Webhook, message_id: str, body: by
     return Outcome(
         error=f"answered {answer.status}",
         final=answer.status == GONE,
-        wait=http.retry_after(answer) or 0.0,
+        wait=webhook_client.retry_after(answer) or 0.0,
         slow_down=answer.status in SLOW_DOWN,
         gone=answer.status == GONE,
     )

@@ -7,9 +7,9 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from atlas.repositories.archive import LedgerReader
 from atlas.repositories.base import Repository
-from atlas.repositories.partitions import Partitions
+from atlas.repositories.hot.partitions import Partitions
+from atlas.repositories.ledger.files import LedgerReader
 
 
 @dataclass(frozen=True, slots=True)

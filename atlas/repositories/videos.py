@@ -22,8 +22,8 @@ from atlas.repositories.base import (
     on_conflict,
 )
 from atlas.repositories.channels import UPSERT_CHANNELS, checked_channels
+from atlas.repositories.hot.stats import INSERT_SAMPLES
 from atlas.repositories.leases import Leases, Queue, held, release
-from atlas.repositories.stats import INSERT_SAMPLES
 from atlas.types import Channel, Sample, Video, VideoStatus, check_id, utc
 
 #: Work on a video that finishes once: each kind has its own batches, leases and fact.

@@ -10,8 +10,8 @@ from datetime import datetime
 from sqlalchemy import text
 
 from atlas.repositories.base import Repository, as_json, chunks
+from atlas.repositories.hot.stats import COUNTERS, INSERT_SAMPLES
 from atlas.repositories.leases import Head, Leases, Queue, held, release
-from atlas.repositories.stats import COUNTERS, INSERT_SAMPLES
 from atlas.types import TrackingTier, check_id, utc
 
 TRACK = Queue(

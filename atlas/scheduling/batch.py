@@ -16,8 +16,8 @@ import structlog
 from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError, DatabaseUnavailable, InvalidInput, LeaseLost
 from atlas.ingest import AHEAD, with_partitions
+from atlas.repositories.hot.stats import checked
 from atlas.repositories.leases import Ending, Leases, Queue, Unfinished
-from atlas.repositories.stats import checked
 from atlas.scheduling.items import Item, SampledItem, samples_of
 from atlas.types import Sample
 

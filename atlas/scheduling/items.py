@@ -8,9 +8,9 @@ from typing import Generic, Protocol, TypeVar
 
 from atlas.errors import InvalidInput
 from atlas.ingest import AHEAD
+from atlas.repositories.hot.stats import check_counter, checked
 from atlas.repositories.leases import ERROR_LENGTH, Ending, Unfinished
 from atlas.repositories.search_queue import LeasedTerm, SearchReport
-from atlas.repositories.stats import check_counter, checked
 from atlas.repositories.videos import OpenVideo, StaleVideo
 from atlas.repositories.watchlist import DueVideo, Recorded
 from atlas.scheduling.policies import INTERVALS, Observation, Policy, Schedule, jittered

@@ -18,7 +18,7 @@ from atlas.vault.providers import (
     MemoryVault,
     vault_of,
 )
-from atlas.vault.spool import Pending
+from atlas.vault.spool.metrics import Pending
 
 __all__ = [
     "GCSVault",

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from atlas.config import get_settings
 from atlas.errors import CorruptObject, InvalidInput, VaultUnavailable
+from atlas.tables.parquet import VISUALS_SCHEMA, open_writer
 from atlas.types import ObjectStore, check_id
 from atlas.vault import files
-from atlas.vault.backends.base import COPY_BYTES
 from atlas.vault.layout import (
     as_date,
     check_document_key,
@@ -34,9 +34,9 @@ from atlas.vault.layout import (
     visuals_key,
 )
 from atlas.vault.metrics import metrics_files
-from atlas.vault.outbox import Outbox, Pace
-from atlas.vault.parquet import VISUALS_SCHEMA, open_writer
-from atlas.vault.spool import Pending, Spool, deliver_or_keep
+from atlas.vault.spool.delivery import Outbox, Pace
+from atlas.vault.spool.metrics import Pending, Spool, deliver_or_keep
+from atlas.vault.stores.base import COPY_BYTES
 
 Data = bytes | bytearray | memoryview | BinaryIO
 

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from atlas.errors import InvalidInput
 from atlas.parsing import invalid, parse_counter, parse_moment
+from atlas.tables.parquet import METRICS_SCHEMA, ROW_GROUP_ROWS, open_writer
 from atlas.types import check_id
 from atlas.vault.layout import as_date, metrics_folder
-from atlas.vault.parquet import METRICS_SCHEMA, ROW_GROUP_ROWS, open_writer
 
 __all__ = ["MetricsFile", "digest_differs", "metrics_files"]
 

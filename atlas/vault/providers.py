@@ -12,16 +12,16 @@ from pathlib import Path
 from atlas.config import Settings, get_settings
 from atlas.errors import ConfigurationError
 from atlas.types import ObjectStore
-from atlas.vault.backends.gcs import GCSStore
-from atlas.vault.backends.huggingface import HuggingFaceStore
-from atlas.vault.backends.local import LocalStore
-from atlas.vault.backends.memory import MemoryStore
-from atlas.vault.calls import PatientStore
-from atlas.vault.commits import CommitBudget
 from atlas.vault.facade import Vault
 from atlas.vault.layout import check_folder
-from atlas.vault.outbox import Outbox, Pace
-from atlas.vault.spool import Spool
+from atlas.vault.spool.delivery import Outbox, Pace
+from atlas.vault.spool.metrics import Spool
+from atlas.vault.stores.commits import CommitBudget
+from atlas.vault.stores.gcs import GCSStore
+from atlas.vault.stores.huggingface import HuggingFaceStore
+from atlas.vault.stores.local import LocalStore
+from atlas.vault.stores.memory import MemoryStore
+from atlas.vault.stores.retrying import PatientStore
 
 
 class HuggingFaceVault(Vault):

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from atlas.vault import LocalVault, MemoryVault, Vault
-from atlas.vault.backends.gcs import GCSStore
-from atlas.vault.backends.huggingface import HuggingFaceStore
-from atlas.vault.calls import PatientStore
-from tests.support import gcs_proxy, hub_server
-from tests.support.gcs_proxy import Gcs
-from tests.support.hub_server import Hub
+from atlas.vault.stores.gcs import GCSStore
+from atlas.vault.stores.huggingface import HuggingFaceStore
+from atlas.vault.stores.retrying import PatientStore
 from tests.support.places import Place
+from tests.support.servers import gcs_proxy, hub_server
+from tests.support.servers.gcs_proxy import Gcs
+from tests.support.servers.hub_server import Hub
 
 #: The client itself passes ``data=`` to its HTTP library, which wants ``content=``.
 HUB_WARNS = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")

@@ -9,9 +9,9 @@ import pytest
 from atlas.errors import CorruptObject, VaultError
 from atlas.types import ObjectStore
 from atlas.vault import Vault
-from atlas.vault.backends.gcs import GCSStore
-from atlas.vault.backends.huggingface import HuggingFaceStore
-from tests.support.http import Reply, Request, loopback_server
+from atlas.vault.stores.gcs import GCSStore
+from atlas.vault.stores.huggingface import HuggingFaceStore
+from tests.support.servers.http import Reply, Request, loopback_server
 
 CONTENT = bytes(range(256)) * 40
 

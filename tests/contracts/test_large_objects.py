@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.test_processes import Start, finish, start
+from tests.contracts.spool.test_processes import Start, finish, start
 from tests.support.places import Place
 
 __all__ = ["start"]  # a fixture

@@ -11,8 +11,8 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from atlas.tables.parquet import METRICS_SCHEMA, STATS_SCHEMA
 from atlas.vault import Vault
-from atlas.vault.parquet import METRICS_SCHEMA, STATS_SCHEMA
 
 
 def row(video_id: str = "V1", minute: int = 0, **values: object) -> dict[str, object]:

@@ -28,17 +28,17 @@ from atlas.keys import HydraExecutor, KeyRing
 from atlas.logging import configure
 from atlas.notifications import Notifier
 from atlas.vault import GCSVault, HuggingFaceVault, Vault
-from tests.contracts.test_failures import METHODS, fail_everything
-from tests.contracts.test_gcs import close, key_file
-from tests.support import gcs_proxy, hub_server, youtube
-from tests.support.gcs_proxy import Gcs, refusal
-from tests.support.http import Reply, loopback_server
-from tests.support.hub_server import Hub
+from tests.contracts.stores.test_failures import METHODS, fail_everything
+from tests.contracts.stores.test_gcs import close, key_file
 from tests.support.impatience import no_pauses
 from tests.support.leaks import Leaks, everything_in, everything_of
-from tests.support.postgres import Server
 from tests.support.samples import samples
-from tests.support.youtube import YouTube
+from tests.support.servers import gcs_proxy, hub_server, youtube
+from tests.support.servers.gcs_proxy import Gcs, refusal
+from tests.support.servers.http import Reply, loopback_server
+from tests.support.servers.hub_server import Hub
+from tests.support.servers.postgres import Server
+from tests.support.servers.youtube import YouTube
 
 __all__ = ["key_file"]  # a fixture
 

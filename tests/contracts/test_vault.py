@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from atlas.errors import CorruptObject, InvalidInput, ObjectExists
+from atlas.tables.parquet import METRICS_SCHEMA
 from atlas.types import ObjectStore
 from atlas.vault import LocalVault, MemoryVault, Vault
-from atlas.vault.parquet import METRICS_SCHEMA
 from tests.contracts.test_metrics import row
 
 NAMES = [

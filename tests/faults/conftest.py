@@ -11,10 +11,10 @@ import pytest
 import structlog
 
 from atlas.db import Database
-from tests.support.archive_child import Child, Orders, start_server
-from tests.support.cluster import Cluster, running_cluster
+from tests.support.children.archive_child import Child, Orders, start_server
 from tests.support.places import Place
-from tests.support.postgres import name_of
+from tests.support.servers.cluster import Cluster, running_cluster
+from tests.support.servers.postgres import name_of
 
 
 @pytest.fixture(scope="session")

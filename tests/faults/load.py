@@ -15,7 +15,7 @@ from atlas.ingest import record_samples
 from atlas.types import Sample
 from atlas.vault import Vault
 from tests.faults.truth import Truth, shown_by_reader
-from tests.support.archive_child import SPAN
+from tests.support.children.archive_child import SPAN
 from tests.support.samples import OLD, Key
 
 #: Seconds between two tries at a server that is down, and between two looks: leaves the others some of

@@ -18,11 +18,11 @@ from atlas.vault import Vault
 from tests.faults.load import Reader, Writer
 from tests.faults.schedule import Illness, Round, Schedule, may_damage
 from tests.faults.truth import Truth, in_contents, in_tables, shown_by_reader
-from tests.support.archive_child import RETENTION, Child
-from tests.support.cluster import Cluster
+from tests.support.children.archive_child import RETENTION, Child
 from tests.support.faulty_store import Faults, FaultyStore
 from tests.support.places import Place
 from tests.support.samples import OLD, samples
+from tests.support.servers.cluster import Cluster
 from tests.support.sql import execute, fetch, scalar
 
 #: A lease so short that the one of a killed archiver is over when the next round begins.

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tests.support.archive_child import (
+from tests.support.children.archive_child import (
     BUSY,
     DONE,
     KILLED,

@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 
 from atlas.db import Database
 from atlas.scheduling import Work
-from tests.support import worker_child
+from tests.support.children import worker_child
 from tests.support.sql import execute, fetch, scalar
 
 LONG = "ATLAS_CHAOS" in os.environ

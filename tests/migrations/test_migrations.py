@@ -18,8 +18,8 @@ from sqlalchemy import text
 from atlas.db import Database, migrations
 from atlas.errors import ConfigurationError, MigrationsPending
 from atlas.models import Base
-from atlas.repositories.partitions import Partitions
-from tests.support.postgres import Server
+from atlas.repositories.hot.partitions import Partitions
+from tests.support.servers.postgres import Server
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from atlas.vault import LocalVault, Vault
-from atlas.vault.backends.gcs import GCSStore
-from atlas.vault.backends.huggingface import HuggingFaceStore
-from atlas.vault.calls import PatientStore
-from tests.support import gcs_proxy, hub_server
+from atlas.vault.stores.gcs import GCSStore
+from atlas.vault.stores.huggingface import HuggingFaceStore
+from atlas.vault.stores.retrying import PatientStore
+from tests.support.servers import gcs_proxy, hub_server
 
 # read by the client when it is imported: uploads by plain HTTP, and no calls home
 os.environ.update(HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from atlas.config import Settings
 from atlas.notifications import AlertChannel, AlertLevel, Notifier, build_message
-from tests.support.http import LoopbackServer, Reply, Request, loopback_server
+from tests.support.servers.http import LoopbackServer, Reply, Request, loopback_server
 
 TOKEN = "s3cr3t-webhook-token"
 

@@ -1,0 +1,236 @@
+"""The archiver: moves closed partitions of samples from PostgreSQL to the vault, exactly once.
+
+docs/archive.md tells the protocol; each function here is one of its steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from sqlalchemy import text
+
+from atlas.archive.budget import hot_tier
+from atlas.archive.export.slices import ArchiveReport, Run
+from atlas.archive.fencing.epoch import adopt_vault, advance_epoch
+from atlas.archive.fencing.lock import archiver_lock
+from atlas.archive.maintenance.compaction import (
+    TARGET_BYTES,
+    CompactionReport,
+    compact,
+    notice_metrics,
+)
+from atlas.archive.maintenance.erasure import ForgetReceipt, forget
+from atlas.archive.maintenance.fsck import Finding, GarbageReport, clean_up, compare, stored
+from atlas.archive.maintenance.rebuild import RebuildReport, rebuild
+from atlas.archive.maintenance.restore import ReleaseReport, RestoreReport, release, restore
+from atlas.archive.maintenance.rewrite import abandon_outputs
+from atlas.archive.session import Steps
+from atlas.config import get_settings
+from atlas.db import Database, db
+from atlas.repositories.erasure import Erasure
+from atlas.repositories.ledger.files import LedgerReader
+from atlas.types import ObjectStore, Progress, check_id
+from atlas.vault import Vault, get_vault
+from atlas.vault.offload import offload
+
+log = structlog.get_logger()
+
+#: How long an object that nothing names is left alone: longer than any run or scan takes.
+GRACE = timedelta(days=7)
+
+
+class Archiver:
+    """Moves samples from hot to cold. Safe to call from anywhere: one works, others are told busy."""
+
+    def __init__(self, database: Database | None = None, vault: Vault | None = None) -> None:
+        self.database = db if database is None else database
+        self._vault = vault
+
+    @property
+    def store(self) -> ObjectStore:
+        """The storage of the vault."""
+        return (self._vault or get_vault()).store
+
+    async def run(
+        self,
+        older_than: timedelta | datetime | None = None,
+        max_rows: int | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        *,
+        wait: bool = False,
+    ) -> ArchiveReport:
+        """Finish what an earlier run left, then archive every closed partition older than asked.
+
+        ``older_than`` is an age or a moment (default: JANITOR_RETENTION_DAYS). Past HOT_MAX_BYTES the
+        oldest closed partitions go early. ``max_rows`` is a soft cap: the run stops after the slice that
+        reaches it. Raises `ArchiverBusy`, `EpochBehind`, `WrongVault`, `VaultError`,
+        `VerificationFailed`; whatever is raised, no sample is lost and the next run goes on.
+        """
+        cutoff = await self._cutoff(older_than)
+        if dry_run:
+            return await self._foresee(cutoff, max_rows)
+        async with self._held(wait=wait) as steps:
+            await abandon_outputs(steps)
+            await self._finish_erasure(steps)
+            await notice_metrics(steps)
+            return await Run(steps, cutoff, progress).go(max_rows)
+
+    async def adopt(self) -> int:
+        """Make this database the one the vault belongs to, on a person's word; gives the epoch."""
+        async with archiver_lock(self.database) as fence:
+            return (await adopt_vault(self.database, self.store, fence)).epoch
+
+    async def rebuild(
+        self, owner: uuid.UUID | None = None, *, progress: Progress | None = None
+    ) -> RebuildReport:
+        """Write the ledger of an empty database anew from the files in the vault.
+
+        Every file is read whole and compared with its own footer. ``owner`` says whose files, where
+        several databases share the vault. The database takes over the owner's mark and the epoch:
+        another one with the same mark is refused from then on. Videos found in ``videos/`` are not
+        collected again; pins, and which ids were forgotten, are not in the files. Raises `Conflict`
+        where there is a ledger already, `InvalidInput` where the owner is not clear.
+        """
+        async with archiver_lock(self.database) as fence:
+            return await rebuild(self.database, self.store, fence, owner, progress)
+
+    async def fsck(self, *, deep: bool = False, progress: Progress | None = None) -> list[Finding]:
+        """Compare the ledger with the store, changing nothing; no finding means all is well.
+
+        Names, sizes, footers, and what nothing names; with ``deep`` every object is read and its
+        checksum compared, appended metrics are decoded. Raises `DatabaseError`, `VaultError`.
+        """
+        store = self.store
+        # the store first: whatever has a name in the ledger had it before it had an object
+        objects = await offload(stored, store)
+        async with self.database.transaction(read_only=True) as session:
+            ledger = LedgerReader(session)
+            files = await ledger.named_files()
+            control = await ledger.control()
+        tell = progress or (lambda done, total, what: None)
+        return await offload(
+            lambda: list(compare(store, objects, files, control.owner, deep=deep, tell=tell))
+        )
+
+    async def compact(
+        self,
+        *,
+        target_bytes: int = TARGET_BYTES,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> CompactionReport:
+        """Merge small files of a UTC day into few, and adopt appended metrics of hours that are over.
+
+        Of rows for one sample the one with the highest ``seq`` is kept; rows keep their ``seq``. What was
+        replaced stays in the vault until `collect_garbage` finds its grace period over, so that no
+        scan under way breaks. A day with an object that cannot be read is left as it is and reported.
+        Raises `ArchiverBusy`, `EpochBehind`, `WrongVault`, `VaultError`; nothing is lost whatever is raised.
+        """
+        async with self._held() as steps:
+            return await compact(steps, target_bytes, dry_run=dry_run, progress=progress)
+
+    async def restore(
+        self, since: datetime, until: datetime, *, progress: Progress | None = None
+    ) -> RestoreReport:
+        """Bring the cold samples of ``since <= timestamp < until`` back to PostgreSQL and keep them there.
+
+        The span is pinned: runs leave it hot until `release`. Cold files stay, so that a failure in
+        between loses nothing; calling again finishes, and a finished restore called again changes
+        nothing. Hot rows are newer and win. Every file is checked against the ledger, every row
+        found in PostgreSQL before its part commits. Raises `InvalidInput` for a naive time or a
+        span that HOT_MAX_BYTES has no room for, else as `compact` does.
+        """
+        async with self._held() as steps:
+            return await restore(steps, since, until, progress)
+
+    async def release(
+        self, since: datetime | None = None, until: datetime | None = None
+    ) -> ReleaseReport:
+        """Let go of the restored spans that lie between ``since`` and ``until`` (default: all).
+
+        Rows that still say what the vault says are removed from PostgreSQL; corrected ones stay and are
+        archived by the next run. Readers notice nothing.
+        """
+        async with self._held() as steps:
+            return await release(steps, since, until)
+
+    async def forget(
+        self, video_ids: Iterable[str], *, progress: Progress | None = None
+    ) -> ForgetReceipt:
+        """Erase videos: samples of both tiers and ``metrics/``, rows of ``videos/``, transcripts, metadata,
+        frames, and what waits on this machine; bar their ids from coming back.
+
+        The receipt names every file that was rewritten or deleted and what remains outside of Atlas's
+        reach. From the first moment readers show nothing of them. An erasure that died is finished
+        by the next run, or by calling again. Raises `InvalidInput` for what is no id, else as `compact`
+        does; a file that is not what the ledger says stops it with `VerificationFailed` or `CorruptObject`.
+        """
+        ids = [check_id(one) for one in ([video_ids] if isinstance(video_ids, str) else video_ids)]
+        vault = self._vault or get_vault()
+        async with self._held() as steps:
+            return await forget(steps, vault, ids, progress)
+
+    async def collect_garbage(
+        self, older_than: timedelta = GRACE, *, dry_run: bool = False
+    ) -> GarbageReport:
+        """Delete objects that were replaced longer ago than the grace period, and those of this database
+        that no ledger row names and that are older than it.
+
+        Never touches what counts, appended metrics that were not adopted, or another owner's files.
+        The archive lock is held meanwhile, and the ledger is read after the store was listed: an
+        object's ledger row is always older than the object. Raises `ArchiverBusy`, `EpochBehind`,
+        `WrongVault`, `VaultError`.
+        """
+        async with self._held() as steps:
+            return await clean_up(steps, older_than, dry_run=dry_run)
+
+    async def _finish_erasure(self, steps: Steps) -> None:
+        async with self.database.transaction(read_only=True) as session:
+            ids = await Erasure(session).unfinished()
+        if ids:
+            await forget(steps, self._vault or get_vault(), ids, None)
+
+    @contextlib.asynccontextmanager
+    async def _held(self, *, wait: bool = False) -> AsyncIterator[Steps]:
+        """The archive lock, with database and vault proved to belong together."""
+        store = self.store
+        async with archiver_lock(self.database, wait=wait) as fence:
+            control = await advance_epoch(self.database, store, fence)
+            yield Steps(self.database, store, control, fence)
+
+    async def _cutoff(self, older_than: timedelta | datetime | None) -> datetime:
+        if isinstance(older_than, datetime):
+            return older_than if older_than.tzinfo else older_than.replace(tzinfo=UTC)
+        if older_than is None:
+            older_than = timedelta(days=get_settings().janitor_retention_days)
+        async with self.database.transaction(read_only=True) as session:
+            now = await session.scalar(text("SELECT now()"))
+        assert isinstance(now, datetime)
+        return now - older_than
+
+    async def _foresee(self, cutoff: datetime, max_rows: int | None) -> ArchiveReport:
+        rows = size = slices = 0
+        async with self.database.transaction(read_only=True) as session:
+            ledger = LedgerReader(session)
+            tables = [
+                (file.relation, 0)
+                for file in await ledger.open_files()
+                if file.relation is not None
+            ]
+            hot = await hot_tier(session)
+            left = hot.attached_bytes
+            for part in hot.closed:
+                if part.upper <= cutoff or left + hot.arriving_bytes > hot.max_bytes:
+                    tables.append((part.name, part.byte_size))
+                    left -= part.byte_size
+            for name, bytes_ in tables:
+                count = await ledger.count_rows(name)
+                rows, size, slices = rows + count, size + bytes_, slices + bool(count)
+                if max_rows is not None and rows >= max_rows:
+                    break
+        return ArchiveReport(rows=rows, files=slices, bytes=size, slices=slices)

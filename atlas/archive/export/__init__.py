@@ -1,0 +1,1 @@
+"""Samples and finished videos on their way to the vault."""

@@ -1,0 +1,267 @@
+"""From rows in any order to one sorted Parquet file, in bounded memory, and back to prove it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from atlas.errors import CorruptObject, VaultFull, VerificationFailed
+from atlas.repositories.ledger.files import FileFacts
+from atlas.tables.fingerprint import Fingerprint
+from atlas.tables.parquet import (
+    ROW_GROUP_ROWS,
+    STATS_SCHEMA,
+    UNDECODABLE,
+    open_writer,
+)
+from atlas.tables.sorting import compacted, encoded, merge_sorted, sort_samples
+from atlas.types import ObjectStore
+
+#: Columns of a sample as they come out of PostgreSQL.
+SAMPLE_COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
+#: Rows sorted in memory at once (about 80 MB); more are sorted in runs on disk and merged.
+RUN_ROWS = 524_288
+
+#: Rows of a run that are in memory while runs are merged.
+_SPILL_ROWS = 16_384
+_COPY_BYTES = 4 << 20
+
+
+def export_samples(
+    batches: Iterable[pa.RecordBatch],
+    path: Path,
+    *,
+    seq: int,
+    metadata: dict[str, str],
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> FileFacts:
+    """Write the samples to ``path``, sorted by (video_id, timestamp) over the whole file.
+
+    ``batches`` may come in any order; ``metadata`` goes to the footer together with the row count and
+    the fingerprint. Blocking: call it in a thread. Raises `VaultFull` when the disk is full.
+    """
+    fingerprint = Fingerprint(SAMPLE_COLUMNS)
+    bounds = Bounds()
+
+    def see(run: pa.RecordBatch) -> None:
+        fingerprint.update(run)
+        bounds.see(run)
+        on_rows(fingerprint.rows)
+
+    with _disk_full_told(path):
+        runs = list(sorted_runs(batches, path.parent, see))
+        with open_writer(path, STATS_SCHEMA) as writer:
+            for table in rechunked(merge_sorted(runs), ROW_GROUP_ROWS):
+                bounds.see_sorted(table)
+                column = pa.repeat(pa.scalar(seq, pa.int64()), table.num_rows)
+                table = table.append_column("seq", column).cast(STATS_SCHEMA)
+                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            writer.add_key_value_metadata(
+                {
+                    **metadata,
+                    "atlas.rows": str(fingerprint.rows),
+                    "atlas.fingerprint": fingerprint.hex,
+                }
+            )
+        return FileFacts(
+            row_count=fingerprint.rows,
+            byte_size=path.stat().st_size,
+            sha256=file_sha256(path),
+            fingerprint=fingerprint.hex,
+            min_timestamp=bounds.min_timestamp,
+            max_timestamp=bounds.max_timestamp,
+            min_video_id=bounds.min_video_id,
+            max_video_id=bounds.max_video_id,
+        )
+
+
+def read_back(store: ObjectStore, key: str, workdir: Path) -> tuple[Path, str] | None:
+    """Fetch an object whole to a local file; its path and SHA-256, or None if there is no object."""
+    source = store.open(key)
+    if source is None:
+        return None
+    path = workdir / "read-back.parquet"
+    digest = hashlib.sha256()
+    with source, _disk_full_told(path), path.open("wb") as copy:
+        while chunk := source.read(_COPY_BYTES):
+            digest.update(chunk)
+            copy.write(chunk)
+    return path, digest.hexdigest()
+
+
+def verify_samples(
+    store: ObjectStore,
+    key: str,
+    expected: FileFacts,
+    seq: int | None,
+    workdir: Path,
+    *,
+    with_seq: str | None = None,
+) -> None:
+    """Read an object back from the store and prove that it is what was exported.
+
+    Compares size, checksum, footer, row count, bounds and the fingerprint of the decoded rows; that
+    all rows carry ``seq``, or where they carry several, that their fingerprint with it is
+    ``with_seq``. Raises `VerificationFailed` naming the first difference.
+    """
+    fetched = read_back(store, key, workdir)
+    if fetched is None:
+        raise VerificationFailed(f"{key} is not in the vault", path=key)
+    path, sha256 = fetched
+
+    def demand(what: str, found: object, wanted: object) -> None:
+        if found != wanted:
+            raise VerificationFailed(
+                f"{key} read back from the vault has {what} {found}, written was {wanted}", path=key
+            )
+
+    demand("size", path.stat().st_size, expected.byte_size)
+    demand("SHA-256", sha256, expected.sha256)
+    try:
+        with pq.ParquetFile(path) as file:
+            footer = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items()}
+            demand("footer fingerprint", footer.get("atlas.fingerprint"), expected.fingerprint)
+            demand("footer rows", footer.get("atlas.rows"), str(expected.row_count))
+            if seq is not None:
+                demand("footer seq", footer.get("atlas.seq"), str(seq))
+            demand("rows", file.metadata.num_rows, expected.row_count)
+            fingerprint = Fingerprint(SAMPLE_COLUMNS)
+            whole = Fingerprint(STATS_SCHEMA.names)
+            bounds = Bounds()
+            for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
+                fingerprint.update(batch)
+                bounds.see(batch)
+                bounds.see_sorted(batch)
+                if seq is None:
+                    whole.update(batch)
+                else:
+                    demand("seq", pc.min_max(batch["seq"]).as_py(), {"min": seq, "max": seq})
+    except UNDECODABLE as error:
+        raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
+    demand("fingerprint", fingerprint.hex, expected.fingerprint)
+    if seq is None:
+        demand("fingerprint with seq", whole.hex, with_seq)
+    demand("first timestamp", bounds.min_timestamp, expected.min_timestamp)
+    demand("last timestamp", bounds.max_timestamp, expected.max_timestamp)
+    demand("first id", bounds.min_video_id, expected.min_video_id)
+    demand("last id", bounds.max_video_id, expected.max_video_id)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a local file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Bounds:
+    """First and last timestamp and id."""
+
+    min_timestamp: datetime | None = None
+    max_timestamp: datetime | None = None
+    min_video_id: str | None = None
+    max_video_id: str | None = None
+
+    def see(self, batch: pa.RecordBatch) -> None:
+        """Widen the time bounds; the batch may be in any order."""
+        if batch.num_rows:
+            found = pc.min_max(batch["timestamp"]).as_py()
+            self.min_timestamp = min(self.min_timestamp or found["min"], found["min"])
+            self.max_timestamp = max(self.max_timestamp or found["max"], found["max"])
+
+    def see_sorted(self, table: pa.Table | pa.RecordBatch) -> None:
+        """Take the id bounds from tables that come in order."""
+        if table.num_rows:
+            if self.min_video_id is None:
+                self.min_video_id = table["video_id"][0].as_py()
+            self.max_video_id = table["video_id"][-1].as_py()
+
+
+def sorted_runs(
+    batches: Iterable[pa.RecordBatch],
+    workdir: Path,
+    see: Callable[[pa.RecordBatch], object] = lambda run: None,
+) -> Iterator[Iterable[pa.Table]]:
+    """Sorted runs of at most about `RUN_ROWS` rows: on disk, but for the last one.
+
+    ``see`` is shown each run as it came, before it is sorted, with ids encoded by one dictionary.
+    """
+    pending: list[pa.RecordBatch] = []
+    rows = spilled = 0
+    for batch in batches:
+        if rows and rows + batch.num_rows > RUN_ROWS:
+            spill = workdir / f"run-{spilled}.arrow"
+            _spill(_sorted(pending, see), spill)
+            yield _unspilled(spill)
+            rows, spilled = 0, spilled + 1
+        pending.append(batch)
+        rows += batch.num_rows
+    if pending:
+        yield _sliced(_sorted(pending, see), ROW_GROUP_ROWS)
+
+
+def _sorted(pending: list[pa.RecordBatch], see: Callable[[pa.RecordBatch], object]) -> pa.Table:
+    """The rows of the batches, in order; the list is emptied, so that they are not held twice."""
+    run = pa.concat_batches(pending)
+    pending.clear()
+    # ids are encoded once, for the fingerprint, the sort and the file alike
+    column = run.schema.get_field_index("video_id")
+    run = run.set_column(column, "video_id", encoded(run.column(column)))
+    see(run)
+    return sort_samples(pa.Table.from_batches([run]))
+
+
+def _sliced(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    return (table.slice(start, rows) for start in range(0, table.num_rows, rows))
+
+
+def _spill(table: pa.Table, path: Path) -> None:
+    # a stream, because only there each batch may have a dictionary of its own
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        for part in _sliced(table, _SPILL_ROWS):
+            writer.write_table(compacted(part))
+
+
+def _unspilled(path: Path) -> Iterator[pa.Table]:
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+    path.unlink()
+
+
+def rechunked(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly ``rows`` rows, but for the last."""
+    pending: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        pending.append(table)
+        count += table.num_rows
+        while count >= rows:
+            whole = pa.concat_tables(pending)
+            yield whole.slice(0, rows).combine_chunks()
+            pending, count = [whole.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(pending).combine_chunks()
+
+
+@contextlib.contextmanager
+def _disk_full_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise VaultFull(
+            f"no space for a temporary file in {path.parent}: {free} bytes free",
+            path=str(path),
+            hint="free space or set ATLAS_HOME to a larger disk; nothing was lost",
+        ) from error

@@ -1,0 +1,1 @@
+"""What keeps two archivers, and two histories of one database, apart."""

@@ -1,0 +1,1 @@
+"""What happens to files that the vault already holds."""

@@ -1,0 +1,136 @@
+"""Which files of the vault are merged: small ones of a day, and appended metrics of hours that are over."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from atlas.archive.maintenance.inputs import Input
+from atlas.archive.maintenance.rewrite import Rewritten, abandon_outputs, rewrite
+from atlas.archive.session import Steps
+from atlas.repositories.erasure import FORGOTTEN
+from atlas.repositories.hot.snapshot import remember_metrics
+from atlas.repositories.ledger.files import FileRecord, LedgerReader
+from atlas.types import Dataset, ObjectStore, Progress
+from atlas.vault.layout import metrics_hour
+from atlas.vault.offload import offload
+
+log = structlog.get_logger()
+
+#: What a compacted file grows to: large enough for few requests, small enough to be fetched whole.
+TARGET_BYTES = 128 << 20
+#: How long after its end an hour of metrics counts as over: slow writers deliver late.
+_HOUR_CLOSED = timedelta(hours=1, minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionReport:
+    """What a compaction did, or with ``dry_run`` would take; ``failed`` are days it could not read."""
+
+    days: int = 0
+    files_before: int = 0
+    files_after: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    failed: tuple[str, ...] = ()
+
+
+async def compact(
+    steps: Steps, target_bytes: int, *, dry_run: bool, progress: Progress | None
+) -> CompactionReport:
+    """Merge the files of every day that has more small ones than it needs."""
+    if not dry_run:
+        await abandon_outputs(steps)
+        await notice_metrics(steps)
+    async with steps.database.transaction(read_only=True) as session:
+        now = await session.scalar(text("SELECT now()"))
+        assert isinstance(now, datetime)
+        live = await LedgerReader(session).live_files(Dataset.STATS)
+        adopted = await LedgerReader(session).keys(Dataset.METRICS)
+        forgotten = await forgotten_ids(session)
+    appended = await offload(lambda: list(closed_metrics(steps.store, now - _HOUR_CLOSED, adopted)))
+    jobs = _jobs(live, appended, target_bytes)
+    if dry_run:
+        return CompactionReport(len(jobs), sum(map(len, jobs.values())))
+    done: list[Rewritten] = []
+    failed: list[str] = []
+
+    def told() -> Iterator[list[Input]]:
+        for number, (day, inputs) in enumerate(jobs.items()):
+            if progress is not None:
+                progress(number, len(jobs), day.isoformat())
+            yield inputs
+
+    async for one in rewrite(steps, told(), target_bytes=target_bytes, excluded=forgotten):
+        if isinstance(one, Rewritten):
+            done.append(one)
+            continue
+        # one bad file must not keep the other days from being merged
+        day = one.inputs[0].hour.astimezone(UTC).date().isoformat()
+        log.error("compaction_failed", day=day, error=str(one.error))
+        failed.append(f"{day}: {one.error}")
+    report = CompactionReport(
+        days=len(done),
+        files_before=sum(len(one.inputs) for one in done),
+        files_after=sum(len(one.outputs) for one in done),
+        rows=sum(one.rows_after for one in done),
+        duplicates=sum(one.rows_before - one.rows_after - one.rows_excluded for one in done),
+        bytes_before=sum(one.bytes_before for one in done),
+        bytes_after=sum(one.bytes_after for one in done),
+        failed=tuple(failed),
+    )
+    log.info("compaction", days=report.days, files=report.files_before, into=report.files_after)
+    return report
+
+
+async def notice_metrics(steps: Steps) -> None:
+    """Note that the vault holds appended metrics, so that reads of recent samples look there too."""
+    if steps.control.metrics_seen:
+        return
+    listed = await offload(lambda: next(steps.store.list(str(Dataset.METRICS)), None))
+    if listed is not None:
+        async with steps.database.transaction() as session:
+            await remember_metrics(session)
+
+
+def closed_metrics(
+    store: ObjectStore, before: datetime, adopted: frozenset[str]
+) -> Iterator[Input]:
+    """Appended files of hours that ended before a moment, and that the ledger does not know."""
+    for info in store.list(str(Dataset.METRICS)):
+        hour = metrics_hour(info.key)
+        name = info.key.rsplit("/", 1)[-1]
+        if hour is None or name.startswith("_") or not name.endswith(".parquet"):
+            continue
+        if info.key not in adopted and hour + timedelta(hours=1) <= before:
+            yield Input(info.key, None, hour)
+
+
+async def forgotten_ids(session: AsyncSession) -> tuple[str, ...]:
+    """Ids whose rows do not count."""
+    return tuple(await session.scalars(text(f"SELECT video_id {FORGOTTEN}")))
+
+
+def _jobs(
+    live: list[FileRecord], appended: list[Input], target_bytes: int
+) -> dict[date, list[Input]]:
+    """Files to merge, by UTC day: appended ones, and those of the ledger if there are two that are small."""
+    days: defaultdict[date, list[Input]] = defaultdict(list)
+    for file in live:
+        if file.facts.byte_size < target_bytes:
+            days[file.slice_start.astimezone(UTC).date()].append(Input.of(file))
+    for one in appended:
+        days[one.hour.date()].append(one)
+    return {
+        day: inputs
+        for day, inputs in sorted(days.items())
+        if len(inputs) > 1 or any(one.file is None for one in inputs)
+    }

@@ -1,0 +1,337 @@
+"""Forgetting videos: their rows leave both tiers and every folder of the vault, and their ids stay out.
+
+The ids are barred first: from then on no reader shows their rows, no export takes them along, and no writer
+adds new ones, so that everything after that can be done in any order and again after a crash. Files that held
+rows of theirs are replaced by files without, and the objects are deleted at once, not after the grace period:
+a scan that has one of them open may fail, and finds the new files when it begins again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import structlog
+
+from atlas.archive.export.samples import read_back
+from atlas.archive.export.slices import Run
+from atlas.archive.export.videos import verify_videos, write_videos
+from atlas.archive.maintenance.compaction import TARGET_BYTES
+from atlas.archive.maintenance.fsck import owner_of, stored
+from atlas.archive.maintenance.inputs import Input
+from atlas.archive.maintenance.rewrite import NotRewritten, abandon_outputs, rewrite
+from atlas.archive.session import Steps, object_key
+from atlas.db.locks import retry_when_locked
+from atlas.errors import CorruptObject, VerificationFailed
+from atlas.reading.cold import appended_files, read_cold
+from atlas.repositories.erasure import ErasedRows, Erasure
+from atlas.repositories.hot.snapshot import ColdFile, Selection
+from atlas.repositories.ledger.files import FileRecord, LedgerReader, NewFile
+from atlas.repositories.ledger.swap import Replacement
+from atlas.tables.fingerprint import rows_fingerprint
+from atlas.tables.parquet import UNDECODABLE
+from atlas.types import Dataset, ObjectStore, Progress
+from atlas.vault import Vault
+from atlas.vault.layout import flat_transcript_key, transcript_key, visuals_key
+from atlas.vault.offload import offload
+from atlas.vault.temporary import workdir
+
+log = structlog.get_logger()
+
+_ANY_TIME = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedFile:
+    """A file that held rows of the videos: its fingerprints before and after, and what took its place."""
+
+    key: str
+    rows: int
+    fingerprint_before: str
+    fingerprint_after: str
+    replaced_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetReceipt:
+    """What was erased, and what lies outside of Atlas's reach.
+
+    ``hot`` are rows of the database, ``files`` the tables of the vault that were rewritten, ``documents``
+    the deleted transcripts, frames and metadata, ``objects`` every deleted object of a table.
+    """
+
+    video_ids: tuple[str, ...]
+    hot: ErasedRows
+    cold_rows: int
+    files: tuple[ErasedFile, ...]
+    documents: tuple[str, ...]
+    objects: tuple[str, ...]
+    remains: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What has been erased so far."""
+
+    hot: ErasedRows = field(default_factory=ErasedRows)
+    files: list[ErasedFile] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
+
+
+async def forget(
+    steps: Steps, vault: Vault, video_ids: Sequence[str], progress: Progress | None
+) -> ForgetReceipt:
+    """Erase the videos; see `Archiver.forget`."""
+    tell = progress or (lambda done, total, what: None)
+    ids = sorted(set(video_ids))
+    found = _Found()
+    async with steps.database.transaction() as session:
+        await steps.ledger(session)
+        await Erasure(session).bar(ids)
+    log.debug("forget_barred", videos=len(ids))
+    # rows that wait on this machine's disk become objects, which are found below
+    await offload(vault.flush)
+    await abandon_outputs(steps)
+    await Run(steps, _ANY_TIME[0], None).finish_left()
+    found.hot = await _delete_rows(steps, ids)
+    log.debug("forget_hot", samples=found.hot.samples)
+    await _rewrite_samples(steps, ids, found, tell)
+    await _rewrite_videos(steps, ids, found)
+    await _delete_leftovers(steps, ids, found)
+    tell(0, None, "documents")
+    found.documents = await offload(_delete_documents, vault, ids)
+    # a transaction that had begun before the ids were barred may have written since
+    found.hot += await _delete_rows(steps, ids)
+    async with steps.database.transaction() as session:
+        await steps.ledger(session)
+        await Erasure(session).finish(ids)
+    log.info("forget_erased", videos=len(ids), files=len(found.files), objects=len(found.objects))
+    return ForgetReceipt(
+        tuple(ids),
+        found.hot,
+        sum(file.rows for file in found.files),
+        tuple(found.files),
+        tuple(found.documents),
+        tuple(found.objects),
+        out_of_reach(steps.store.identity),
+    )
+
+
+def out_of_reach(identity: str) -> tuple[str, ...]:
+    """What Atlas cannot erase in a vault of this kind, and how it is done by hand."""
+    remains = [
+        "the ids themselves stay in video_tombstones, so that they cannot come back",
+        "backups and the write-ahead log of PostgreSQL, until they expire",
+        "documents stored under paths of your own, spools of other machines (compaction drops their "
+        "rows), other databases that share the vault, and copies made by others",
+    ]
+    if identity.startswith("hf://"):
+        remains.append(
+            "earlier commits of the Hugging Face repository, until its history is squashed "
+            "(HfApi.super_squash_history) and unreferenced LFS files are deleted"
+        )
+    elif identity.startswith("gs://"):
+        remains.append(
+            "deleted objects that the bucket keeps by soft delete (7 days by default), object "
+            "versioning or a retention policy"
+        )
+    return tuple(remains)
+
+
+async def _delete_rows(steps: Steps, ids: Sequence[str]) -> ErasedRows:
+    @retry_when_locked
+    async def delete() -> ErasedRows:
+        async with steps.database.transaction() as session:
+            await steps.ledger(session)
+            return await Erasure(session).delete_rows(ids)
+
+    return await delete()
+
+
+async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell: Progress) -> None:
+    """Replace every counting file that holds rows of the videos, each by one without."""
+    async with steps.database.transaction(read_only=True) as session:
+        ledger = LedgerReader(session)
+        live = await ledger.live_files(Dataset.STATS)
+        adopted = await ledger.keys(Dataset.METRICS)
+    candidates = [Input.of(file) for file in live]
+    appended = await offload(lambda: list(appended_files(steps.store, Selection(), adopted)))
+    candidates += [Input(file.object_key, None, file.first) for file in appended]
+    holding = []
+    for number, one in enumerate(candidates):
+        tell(number, len(candidates), "files")
+        if await offload(_holds, steps.store, one.key, one.file, ids):
+            holding.append([one])
+    failed = None
+    async for done in rewrite(steps, holding, target_bytes=TARGET_BYTES, excluded=ids):
+        if isinstance(done, NotRewritten):
+            failed = failed or done.error
+            continue
+        found.files.append(
+            ErasedFile(
+                done.inputs[0].key,
+                done.rows_excluded,
+                done.fingerprint_before,
+                done.fingerprint_after,
+                tuple(file.object_key for file in done.outputs),
+            )
+        )
+    if failed is not None:
+        raise failed
+
+
+def _holds(store: ObjectStore, key: str, file: FileRecord | None, ids: Sequence[str]) -> bool:
+    """Whether an object holds rows of samples of these videos; one that is not there holds none."""
+    first, last = _ANY_TIME
+    if file is not None:
+        if not file.facts.row_count:
+            return False
+        first, last = file.facts.min_timestamp or first, file.facts.max_timestamp or last
+        selection = Selection(video_ids=tuple(ids))
+        if not selection.may_touch(first, last, file.min_video_id, file.max_video_id):
+            return False
+    if store.stat(key) is None:
+        return False
+    cold = ColdFile(key, store.identity, first, last, None)
+    return any(table.num_rows for table in read_cold(store, cold, Selection(tuple(ids))))
+
+
+async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> None:
+    """Delete what was replaced, now or earlier, and what dead runs left, where it holds such rows."""
+    store = steps.store
+    # the ledger after the store: whatever has an object had its name in the ledger before
+    objects = await offload(stored, store)
+    async with steps.database.transaction() as session:
+        ledger = await steps.ledger(session)
+        retired = await ledger.retired_files()
+        named = {file.object_key for file in await ledger.named_files()}
+
+    def unnamed() -> Iterator[str]:
+        for info in objects:
+            if info.key not in named and owner_of(store, info.key) == str(steps.control.owner):
+                yield info.key
+
+    def holding() -> tuple[list[FileRecord], list[str]]:
+        # a replaced file of videos held such a row, or it would not have been replaced
+        files = [
+            file
+            for file in retired
+            if file.dataset == Dataset.VIDEOS or _holds(store, file.object_key, file, ids)
+        ]
+        strays = [
+            key
+            for key in unnamed()
+            if key.startswith(f"{Dataset.VIDEOS}/") or _holds(store, key, None, ids)
+        ]
+        store.delete([*(file.object_key for file in files), *strays])
+        return files, strays
+
+    files, strays = await offload(holding)
+    await steps.forget_objects(files)
+    found.objects += [*(file.object_key for file in files), *strays]
+
+
+def _delete_documents(vault: Vault, ids: Sequence[str]) -> list[str]:
+    """Delete the documents of the videos, those besides that the store refused and this machine kept."""
+    store = vault.store
+    names = {f"{video_id}.json" for video_id in ids}
+    keys = [
+        make(video_id)
+        for video_id in ids
+        for make in (transcript_key, flat_transcript_key, visuals_key)
+    ]
+
+    def is_metadata(key: str) -> bool:
+        return key.startswith("metadata/") and key.rsplit("/", 1)[-1] in names
+
+    there = [key for key in keys if store.stat(key) is not None]
+    there += [info.key for info in store.list("metadata") if is_metadata(info.key)]
+    store.delete(there)
+    return there + vault.drop_refused(lambda key: key in keys or is_metadata(key))
+
+
+async def _rewrite_videos(steps: Steps, ids: Sequence[str], found: _Found) -> None:
+    """Replace the files of removed videos that hold rows of these."""
+    async with steps.database.transaction(read_only=True) as session:
+        live = await LedgerReader(session).live_files(Dataset.VIDEOS)
+    selection = Selection(video_ids=tuple(ids))
+    for file in live:
+        if not selection.may_touch(*_ANY_TIME, file.min_video_id, file.max_video_id):
+            continue
+        with workdir() as folder:
+            table = await offload(_videos, steps.store, file, folder)
+            if table is None:
+                continue
+            mask = pc.is_in(table["id"], value_set=pa.array(list(ids), pa.string()))
+            kept = table.filter(pc.invert(mask))
+            if kept.num_rows < table.num_rows:
+                outputs = [await _put_videos(steps, file, kept, folder)] if kept.num_rows else []
+                async with steps.database.transaction() as session:
+                    replacement = Replacement(session, steps.fence)
+                    await replacement.hold()
+                    await replacement.swap(
+                        outputs, [file], [], vault=steps.store.identity, batch_id=file.batch_id
+                    )
+                log.debug("archive_swapped", inputs=1, outputs=len(outputs))
+                found.files.append(
+                    ErasedFile(
+                        file.object_key,
+                        table.num_rows - kept.num_rows,
+                        rows_fingerprint(table),
+                        rows_fingerprint(kept),
+                        tuple(one.object_key for one in outputs),
+                    )
+                )
+
+
+def _videos(store: ObjectStore, file: FileRecord, folder: Path) -> pa.Table | None:
+    """The rows of a file of videos, checked; None if there is no such object."""
+    fetched = read_back(store, file.object_key, folder)
+    if fetched is None:
+        return None
+    path, sha256 = fetched
+    if sha256 != file.sha256:
+        raise VerificationFailed(
+            f"{file.object_key} has SHA-256 {sha256}, written was {file.sha256}",
+            path=file.object_key,
+            hint="run `atlas vault fsck --deep`; this file was not replaced",
+        )
+    try:
+        return pq.read_table(path, partitioning=None)
+    except UNDECODABLE as error:
+        raise CorruptObject(
+            f"{file.object_key} cannot be decoded: {error}", path=file.object_key
+        ) from error
+
+
+async def _put_videos(steps: Steps, old: FileRecord, table: pa.Table, folder: Path) -> FileRecord:
+    """Write rows of videos as a new file, up to verified."""
+    async with steps.database.transaction() as session:
+        ledger = await steps.ledger(session)
+        seq = await ledger.next_seq(Dataset.VIDEOS)
+        file = await ledger.add(
+            NewFile(
+                Dataset.VIDEOS,
+                object_key(Dataset.VIDEOS, old.slice_start, seq),
+                steps.store.identity,
+                seq,
+                old.slice_start,
+                old.slice_end,
+                uuid.uuid4(),
+                merged=True,
+            )
+        )
+    path = folder / "videos.parquet"
+    facts = await offload(write_videos, table, path, steps.footer(file))
+    await steps.put([(file, path)])
+    await steps.written(file, facts)
+    await offload(verify_videos, steps.store, file, facts, folder)
+    await steps.verified(file, facts)
+    return file

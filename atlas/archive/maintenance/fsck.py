@@ -1,0 +1,246 @@
+"""Comparing ledger and store, and removing what nothing names."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import BinaryIO
+
+import pyarrow.parquet as pq
+import structlog
+
+from atlas.archive.export.samples import read_back
+from atlas.archive.maintenance.rewrite import abandon_outputs
+from atlas.archive.session import Steps
+from atlas.repositories.ledger.files import FileRecord
+from atlas.repositories.ledger.swap import Replacement
+from atlas.tables.parquet import UNDECODABLE
+from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
+from atlas.vault.offload import offload
+from atlas.vault.temporary import workdir
+
+log = structlog.get_logger()
+
+#: Folders whose every file the ledger names. Appended metrics are named by nobody and never touched.
+_LEDGER_FOLDERS = (Dataset.STATS, Dataset.VIDEOS)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A difference between ledger and store: what it is, what it means, and what to do."""
+
+    key: str
+    kind: str
+    meaning: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageReport:
+    """What clean-up removed (or would have): objects and bytes.
+
+    ``replaced`` counts those that had been replaced; the others were named by nothing. ``kept`` is
+    unnamed but another owner's or too young.
+    """
+
+    keys: tuple[str, ...] = ()
+    bytes: int = 0
+    kept: int = 0
+    replaced: int = 0
+
+
+async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> GarbageReport:
+    """Delete what was replaced and what nothing names, both past the grace period."""
+    store = steps.store
+    if not dry_run:
+        await abandon_outputs(steps)
+    objects = await offload(stored, store)
+    async with steps.database.transaction() as session:
+        ledger = Replacement(session, steps.fence)
+        await ledger.hold()
+        named = {file.object_key for file in await ledger.named_files()}
+        expired = await ledger.expired(older_than)
+        gone = await ledger.gone_keys()
+    found = await offload(
+        lambda: list(garbage(store, objects, named, gone, steps.control.owner, older_than))
+    )
+    keys = (*(file.object_key for file in expired), *(info.key for info in found))
+    if not dry_run:
+        await offload(store.delete, keys)
+        await steps.forget_objects(expired)
+    log.info("garbage_collected", objects=len(keys), dry_run=dry_run)
+    return GarbageReport(
+        keys,
+        sum(info.size for info in found) + sum(file.facts.byte_size for file in expired),
+        unnamed(objects, named) - len(found),
+        len(expired),
+    )
+
+
+def garbage(
+    store: ObjectStore,
+    objects: list[ObjectInfo],
+    named: set[str],
+    gone: frozenset[str],
+    owner: uuid.UUID | None,
+    older_than: timedelta,
+) -> Iterator[ObjectInfo]:
+    """Objects that nothing names, older than the grace period, with this database's owner mark.
+
+    One that the ledger calls ``gone`` needs no mark: a put that was given up arrived late.
+    """
+    before = datetime.now(UTC) - older_than
+    for info in objects:
+        if info.key in named:
+            continue
+        # the Hub's listings tell no times, a look at one object does
+        seen = info if info.modified_at else store.stat(info.key)
+        if seen is None or seen.modified_at is None or seen.modified_at > before:
+            continue
+        if info.key in gone or (owner is not None and owner_of(store, info.key) == str(owner)):
+            yield info
+
+
+def unnamed(objects: list[ObjectInfo], named: set[str]) -> int:
+    """How many objects nothing names."""
+    return sum(info.key not in named for info in objects)
+
+
+def stored(store: ObjectStore) -> list[ObjectInfo]:
+    """Every object in the folders that the ledger describes."""
+    return [info for folder in _LEDGER_FOLDERS for info in store.list(str(folder))]
+
+
+def owner_of(store: ObjectStore, key: str) -> str | None:
+    """The owner mark in an object's footer; None where there is none or it cannot be read."""
+    source: BinaryIO | None = store.open(key)
+    if source is None:
+        return None
+    with source:
+        try:
+            metadata = pq.read_metadata(source).metadata or {}
+        except UNDECODABLE:
+            return None
+    mark = metadata.get(b"atlas.owner")
+    return None if mark is None else mark.decode()
+
+
+def compare(
+    store: ObjectStore,
+    objects: list[ObjectInfo],
+    files: list[FileRecord],
+    owner: uuid.UUID | None,
+    *,
+    deep: bool,
+    tell: Progress,
+) -> Iterator[Finding]:
+    """What is wrong between the ledger's live files and the objects; ``deep`` reads every byte."""
+    there = {info.key: info for info in objects}
+    live = [file for file in files if file.state == ArchiveState.LIVE]
+    for number, file in enumerate(live):
+        tell(number, len(live), file.object_key)
+        info = there.get(file.object_key)
+        if info is None and store.stat(file.object_key) is None:
+            yield Finding(
+                file.object_key,
+                "missing",
+                f"{file.row_count} rows from {file.slice_start:%Y-%m-%d %H:%M} cannot be read",
+                "restore the object from the store's versions or a backup",
+            )
+        elif info is not None and info.size != file.byte_size:
+            yield _damaged(file, "size", f"{info.size} bytes, written were {file.byte_size}")
+        elif difference := _footer_differs(store, file):
+            yield _damaged(file, "footer", difference)
+        elif deep and (difference := _checksum_differs(store, file)):
+            yield _damaged(file, "checksum", difference)
+    named = {file.object_key for file in files}
+    for key in sorted(there.keys() - named):
+        yield _unnamed(store, key, owner)
+    if deep:
+        yield from _undecodable(store)
+
+
+def _footer_differs(store: ObjectStore, file: FileRecord) -> str | None:
+    """What the footer says otherwise than the ledger; a ranged read or two."""
+    source: BinaryIO | None = store.open(file.object_key)
+    if source is None:
+        return "it is gone"
+    with source:
+        try:
+            metadata = pq.read_metadata(source)
+        except UNDECODABLE as error:
+            return f"its footer cannot be read: {error}"
+    footer = metadata.metadata or {}
+    for name, wanted in (
+        ("atlas.seq", file.seq),
+        ("atlas.rows", file.row_count),
+        ("atlas.fingerprint", file.fingerprint),
+    ):
+        found = footer.get(name.encode(), b"").decode()
+        if found != str(wanted):
+            return f"its footer has {name} {found or 'not at all'}, the ledger {wanted}"
+    if metadata.num_rows != file.row_count:
+        return f"it has {metadata.num_rows} rows, the ledger {file.row_count}"
+    return None
+
+
+def _unnamed(store: ObjectStore, key: str, owner: uuid.UUID | None) -> Finding:
+    mark = owner_of(store, key)
+    if mark is not None and mark == str(owner):
+        return Finding(
+            key,
+            "unnamed",
+            "a run that died left it; its rows are not missing",
+            "`atlas vault gc` removes it after the grace period",
+        )
+    if mark is not None:
+        return Finding(
+            key,
+            "foreign",
+            f"it belongs to another database, {mark}, that shares this vault",
+            "leave it alone; programs that read the folder see its rows as well",
+        )
+    return Finding(
+        key,
+        "unreadable",
+        "it is no whole Parquet file of Atlas: half-written, damaged or put there by hand",
+        "look at it and delete it by hand: programs that read the folder stumble over it",
+    )
+
+
+def _undecodable(store: ObjectStore) -> Iterator[Finding]:
+    """Appended files that cannot be read: the rows of that call are lost to readers until mended."""
+    for info in store.list(str(Dataset.METRICS)):
+        if not info.key.endswith(".parquet") or info.key.rsplit("/", 1)[-1].startswith("_"):
+            continue
+        with workdir() as folder:
+            fetched = read_back(store, info.key, folder)
+            try:
+                if fetched is not None:
+                    pq.read_table(fetched[0], partitioning=None)
+            except UNDECODABLE as error:
+                yield Finding(
+                    info.key,
+                    "unreadable",
+                    f"appended metrics that cannot be decoded: {error}",
+                    "restore the object from the store's versions, or delete it and its rows",
+                )
+
+
+def _damaged(file: FileRecord, kind: str, difference: str) -> Finding:
+    return Finding(
+        file.object_key,
+        kind,
+        f"the object is not what was verified: {difference}",
+        "restore the object from the store's versions or a backup; do not delete it",
+    )
+
+
+def _checksum_differs(store: ObjectStore, file: FileRecord) -> str | None:
+    with workdir() as folder:
+        fetched = read_back(store, file.object_key, folder)
+    if fetched is None:
+        return "it is gone"
+    return None if fetched[1] == file.sha256 else f"SHA-256 {fetched[1]}, written was {file.sha256}"

@@ -1,0 +1,186 @@
+"""Cold files fetched to this machine and checked: what is read where files are replaced or restored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from atlas.archive.export.samples import SAMPLE_COLUMNS, Bounds, read_back, rechunked, sorted_runs
+from atlas.errors import CorruptObject, VerificationFailed
+from atlas.reading.cold import as_scalar, conformed
+from atlas.repositories.ledger.files import FileFacts, FileRecord
+from atlas.repositories.ledger.swap import AppendedFile
+from atlas.tables.fingerprint import Fingerprint
+from atlas.tables.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, UNDECODABLE
+from atlas.tables.sorting import merge_sorted
+from atlas.types import ObjectStore
+from atlas.vault.metrics import digest_differs
+
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file to be replaced: of the ledger, or an appended one, which the ledger does not know."""
+
+    key: str
+    file: FileRecord | None
+    hour: datetime
+
+    @classmethod
+    def of(cls, file: FileRecord) -> Input:
+        """A file of the ledger."""
+        return cls(file.object_key, file, file.slice_start)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Every row that comes in must be in one of the others: nothing gets lost in the merge."""
+
+    read: Fingerprint = field(default_factory=lambda: Fingerprint(STATS_SCHEMA.names))
+    written: Fingerprint = field(default_factory=lambda: Fingerprint(STATS_SCHEMA.names))
+    outdone: Fingerprint = field(default_factory=lambda: Fingerprint(STATS_SCHEMA.names))
+    excluded: Fingerprint = field(default_factory=lambda: Fingerprint(STATS_SCHEMA.names))
+
+    def check(self, what: str) -> None:
+        rows = self.written.rows + self.outdone.rows + self.excluded.rows
+        value = self.written.value + self.outdone.value + self.excluded.value
+        if (rows, value % 2**64) != (self.read.rows, self.read.value):
+            raise VerificationFailed(
+                f"{what}: {self.read.rows} rows went in and {rows} came out",
+                hint="nothing was replaced; this is a defect of Atlas, please report it",
+            )
+
+
+class Source:
+    """The rows of cold files, fetched to this machine and checked, by UTC day."""
+
+    def __init__(
+        self, store: ObjectStore, inputs: Sequence[Input], excluded: frozenset[str], folder: Path
+    ) -> None:
+        self._store, self._inputs, self._folder = store, inputs, folder
+        self._excluded = pa.array(sorted(excluded), pa.string())
+        self.tally = Tally()
+        self.appended: list[AppendedFile] = []
+        self.byte_size = 0
+        self._fetched: list[tuple[Input, Path, set[date]]] = []
+
+    def open(self) -> list[date]:
+        """Fetch and check every input; gives the days that they hold rows of."""
+        days: set[date] = set()
+        for number, one in enumerate(self._inputs):
+            folder = self._folder / f"input-{number}"
+            folder.mkdir()
+            fetched = read_back(self._store, one.key, folder)
+            if fetched is None:
+                raise CorruptObject(f"{one.key} is not in the vault", path=one.key)
+            path, sha256 = fetched
+            facts = self._examine(one, path, sha256)
+            self.byte_size += facts.byte_size
+            held: set[date] = set()
+            if facts.min_timestamp is not None and facts.max_timestamp is not None:
+                first, last = (
+                    moment.astimezone(UTC).date()
+                    for moment in (facts.min_timestamp, facts.max_timestamp)
+                )
+                held = {first + _DAY * step for step in range((last - first).days + 1)}
+            self._fetched.append((one, path, held))
+            days |= held
+            if one.file is None:
+                self.appended.append(AppendedFile(one.key, facts, one.hour))
+        return sorted(days)
+
+    def _examine(self, one: Input, path: Path, sha256: str) -> FileFacts:
+        """Read a fetched input once, for its facts; a file of the ledger must have those it had."""
+        if one.file is not None and sha256 != one.file.sha256:
+            raise VerificationFailed(
+                f"{one.key} has SHA-256 {sha256}, written was {one.file.sha256}",
+                path=one.key,
+                hint="run `atlas vault fsck --deep`; nothing was replaced",
+            )
+        if one.file is None:
+            _check_digest(one.key, path)
+        samples, bounds = Fingerprint(SAMPLE_COLUMNS), Bounds()
+        for table in self._rows(one.key, path):
+            for batch in table.to_batches():
+                self.tally.read.update(batch)
+                samples.update(batch)
+                bounds.see(batch)
+            if len(self._excluded):
+                mask = pc.is_in(table["video_id"], value_set=self._excluded)
+                for batch in table.filter(mask).to_batches():
+                    self.tally.excluded.update(batch)
+        if one.file is not None and samples.hex != one.file.fingerprint:
+            raise VerificationFailed(
+                f"{one.key} has other rows than were written",
+                path=one.key,
+                hint="run `atlas vault fsck --deep`; nothing was replaced",
+            )
+        return FileFacts(
+            samples.rows,
+            path.stat().st_size,
+            sha256,
+            samples.hex,
+            bounds.min_timestamp,
+            bounds.max_timestamp,
+            None,
+            None,
+        )
+
+    def sorted_rows(self, day: date) -> Iterator[pa.Table]:
+        """The rows of one day in order, of each sample the one that counts, as whole row groups."""
+        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        since, until = as_scalar(midnight), as_scalar(midnight + _DAY)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for one, path, held in self._fetched:
+                if day not in held:
+                    continue
+                for table in self._rows(one.key, path):
+                    mask = pc.and_(
+                        pc.greater_equal(table["timestamp"], since),
+                        pc.less(table["timestamp"], until),
+                    )
+                    if len(self._excluded):
+                        barred = pc.is_in(table["video_id"], value_set=self._excluded)
+                        mask = pc.and_not(mask, barred)
+                    yield from table.filter(mask).to_batches()
+
+        def outdone(losers: pa.Table) -> None:
+            for batch in losers.to_batches():
+                self.tally.outdone.update(batch)
+
+        folder = self._folder / day.isoformat()
+        folder.mkdir()
+        runs = list(sorted_runs(batches(), folder))
+        for table in rechunked(merge_sorted(runs, winner="seq", on_losers=outdone), ROW_GROUP_ROWS):
+            yield table.cast(STATS_SCHEMA)
+
+    def _rows(self, key: str, path: Path) -> Iterator[pa.Table]:
+        try:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    table = conformed(file.read_row_group(group))
+                    yield table.rename_columns(STATS_SCHEMA.names)
+        except UNDECODABLE as error:
+            raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
+
+
+def _check_digest(key: str, path: Path) -> None:
+    """An appended file has no ledger row to be compared with, but its name tells its rows' digest."""
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except UNDECODABLE as error:
+        raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
+    if digest_differs(key.rsplit("/", 1)[-1], table):
+        raise VerificationFailed(
+            f"{key} has other rows than its name tells",
+            path=key,
+            hint="restore the object from the store's versions; nothing was replaced",
+        )

@@ -1,0 +1,1 @@
+"""Cold files and the hot tier, read as one table."""

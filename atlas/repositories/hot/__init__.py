@@ -1,0 +1,1 @@
+"""Samples in PostgreSQL: partitions, restored spans, consistent snapshots."""

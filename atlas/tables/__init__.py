@@ -1,0 +1,1 @@
+"""Sorted, checksummed Parquet tables; nothing here knows a vault or a database."""

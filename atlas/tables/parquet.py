@@ -1,0 +1,131 @@
+"""The tables Atlas keeps as Parquet, and the one way in which it writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atlas.tables.checksum import ChecksummedWriter
+
+__all__ = [
+    "METRICS_SCHEMA",
+    "ROW_GROUP_ROWS",
+    "STATS_SCHEMA",
+    "UNDECODABLE",
+    "VIDEOS_SCHEMA",
+    "VISUALS_SCHEMA",
+    "open_writer",
+]
+
+#: What decoding raises for bytes that are not what was written: pyarrow tells some damage as OSError.
+UNDECODABLE: tuple[type[Exception], ...] = (pa.ArrowException, OSError, EOFError)
+#: Rows of a row group at most: what a reader of one video has to fetch and decode.
+ROW_GROUP_ROWS = 32_768
+
+_MOMENT = pa.timestamp("us", tz="UTC")
+
+#: Archived samples. ``seq`` tells which of two rows for one (video_id, timestamp) counts: the higher.
+STATS_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("timestamp", _MOMENT),
+        ("views", pa.int64()),
+        ("likes", pa.int64()),
+        ("comment_count", pa.int64()),
+        ("seq", pa.int64()),
+    ]
+)
+
+#: Samples appended by agents.
+METRICS_SCHEMA = STATS_SCHEMA.append(pa.field("published_at", _MOMENT))
+
+#: Videos that the janitor removed from the database.
+VIDEOS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("channel_id", pa.string()),
+        ("title", pa.string()),
+        ("published_at", _MOMENT),
+        ("duration", pa.int64()),
+        ("tags", pa.list_(pa.string())),
+        ("category_id", pa.string()),
+        ("default_language", pa.string()),
+        ("wiki_topics", pa.list_(pa.string())),
+        ("discovered_at", _MOMENT),
+        ("last_updated_at", _MOMENT),
+        ("status", pa.string()),
+        ("has_transcript", pa.bool_()),
+        ("has_visuals", pa.bool_()),
+        ("seq", pa.int64()),
+    ]
+)
+
+#: Frames of one video; ``image`` is the encoded picture as it was given.
+VISUALS_SCHEMA = pa.schema(
+    [("video_id", pa.string()), ("frame_index", pa.int64()), ("image", pa.binary())]
+)
+
+#: Columns by which rows are in order over the whole file, where the schema has them.
+_SORTED_BY = ("video_id", "timestamp")
+#: Encodings by column, measured: docs/performance.md has the table. Other columns take a dictionary.
+_ENCODINGS = {
+    "timestamp": "PLAIN",  # repeats within a batch of samples: zstd finds them, deltas hide them
+    "views": "DELTA_BINARY_PACKED",
+    "likes": "DELTA_BINARY_PACKED",
+    "comment_count": "PLAIN",
+    "seq": "DELTA_BINARY_PACKED",
+    "published_at": "DELTA_BINARY_PACKED",
+    "frame_index": "DELTA_BINARY_PACKED",
+    "image": "PLAIN",
+}
+#: Ids in order: a dictionary would cost its codes, while zstd finds the repeats. (Delta encodings of text
+#: save another tenth, and pyarrow cannot read them as a dictionary.)
+_IDS_IN_ORDER = "PLAIN"
+
+
+def open_writer(
+    where: str | Path | IO[bytes], schema: pa.Schema, metadata: Mapping[str, str] | None = None
+) -> pq.ParquetWriter:
+    """A Parquet writer with the options that every file of the vault shares.
+
+    zstd, statistics, page index, checksums of pages and footer on. A schema with video_id and timestamp
+    promises rows in that order over the whole file: the caller sorts, and passes
+    ``row_group_size=ROW_GROUP_ROWS`` with tables that may be larger. ``metadata`` goes to the footer; what
+    is known only at the end is added with ``add_key_value_metadata`` before the writer is closed.
+    """
+    ordered = all(name in schema.names for name in _SORTED_BY)
+    encodings = {name: _ENCODINGS[name] for name in schema.names if name in _ENCODINGS}
+    if ordered:
+        encodings["video_id"] = _IDS_IN_ORDER
+    dictionary = [name for name in schema.names if name not in encodings]
+    order = [(name, "ascending") for name in _SORTED_BY]
+    writer = ChecksummedWriter(
+        where,
+        schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=_leaves(schema, dictionary),
+        column_encoding=encodings,
+        write_statistics=True,
+        write_page_index=True,
+        # without them a flipped byte decodes to other numbers in silence
+        write_page_checksum=True,
+        # Parquet's own types say all, and Arrow's would be a third of the footer
+        store_schema=False,
+        sorting_columns=pq.SortingColumn.from_ordering(schema, order) if ordered else None,
+    )
+    if metadata:
+        writer.add_key_value_metadata(dict(metadata))
+    return writer
+
+
+def _leaves(schema: pa.Schema, names: list[str]) -> list[str]:
+    """Parquet's own paths of these columns: a list's values are two levels below it."""
+    return [
+        f"{name}.list.element" if pa.types.is_list(schema.field(name).type) else name
+        for name in names
+    ]

@@ -1,0 +1,1 @@
+"""What waits on this machine's disk until the store has it."""

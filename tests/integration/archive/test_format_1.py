@@ -1,0 +1,103 @@
+"""Files are for ever: the vault that version 0.1 wrote goes through every operation of this version."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from atlas.archive import Archiver
+from atlas.db import Database
+from atlas.ingest import record_samples
+from atlas.reader import StatsReader
+from atlas.types import Sample
+from atlas.vault import LocalVault
+from tests.support import format_1
+from tests.support.samples import visible
+from tests.support.servers.postgres import Server
+from tests.support.sql import fetch
+
+FIRST = datetime(2026, 1, 10, tzinfo=UTC)
+WEEK = timedelta(days=7)
+
+
+@pytest.fixture
+async def vault(database: Database, tmp_path: Path) -> LocalVault:
+    vault = format_1.copied(tmp_path / "vault")
+    await format_1.ledger_of_its_time(database, vault)
+    return vault
+
+
+@pytest.fixture
+async def empty(postgres_server: Server, migrated_template: str) -> AsyncIterator[Database]:
+    """A second database without rows."""
+    url = postgres_server.create(migrated_template)
+    database = Database(url)
+    yield database
+    await database.close()
+    postgres_server.drop(url)
+
+
+async def test_it_is_read_and_found_whole(database: Database, vault: LocalVault) -> None:
+    assert await visible(database, vault) == format_1.expected()
+    assert await StatsReader(database, vault).count() == len(format_1.expected())
+    history = await StatsReader(database, vault).history("video-1")
+    assert history["views"].to_pylist()[0] == 7  # a correction, in a delta
+    assert await Archiver(database, vault).fsck(deep=True) == []
+
+
+async def test_it_is_compacted_together_with_files_of_today(
+    database: Database, vault: LocalVault
+) -> None:
+    archiver, expected = Archiver(database, vault), format_1.expected()
+    newest = Sample("video-2", FIRST + timedelta(days=1, hours=7), views=1)
+    later = Sample("video-2", FIRST + timedelta(hours=7), views=2)
+    await record_samples(database, [newest, later])
+    await archiver.run(WEEK)
+    for one in (newest, later):
+        expected[one.video_id, one.timestamp] = (one.views, None, None)
+    report = await archiver.compact()
+    assert report.failed == () and report.days == 3
+    assert await visible(database, vault) == expected
+    assert len((await archiver.collect_garbage(timedelta(0))).keys) > 0
+    assert await visible(database, vault) == expected
+    assert await archiver.fsck(deep=True) == []
+
+
+async def test_it_is_restored_and_released(database: Database, vault: LocalVault) -> None:
+    archiver = Archiver(database, vault)
+    report = await archiver.restore(FIRST, FIRST + timedelta(days=3))
+    assert report.restored == len(format_1.expected())
+    assert await visible(database, vault) == format_1.expected()
+    assert (await archiver.release()).kept == 0
+    assert await visible(database, vault) == format_1.expected()
+
+
+@pytest.mark.parametrize("video_id", ["video-1", "adopted", "appended", "finished-1"])
+async def test_its_videos_are_erased(
+    database: Database, vault: LocalVault, tmp_path: Path, video_id: str
+) -> None:
+    archiver = Archiver(database, vault)
+    receipt = await archiver.forget([video_id])
+    left = {key: one for key, one in format_1.expected().items() if key[0] != video_id}
+    assert receipt.cold_rows > 0
+    assert await visible(database, vault) == left
+    assert (await archiver.compact()).failed == ()
+    await archiver.collect_garbage(timedelta(0))
+    assert await archiver.fsck(deep=True) == []
+    tables = [pq.ParquetFile(path).read() for path in (tmp_path / "vault").rglob("*.parquet")]
+    assert not any(video_id in table.column(0).to_pylist() for table in tables)
+
+
+async def test_its_ledger_is_made_again_from_the_files(vault: LocalVault, empty: Database) -> None:
+    archiver = Archiver(empty, vault)
+    assert (await archiver.rebuild()).skipped == ()
+    assert await visible(empty, vault) == format_1.expected()
+    collected = await fetch(empty, "SELECT video_id FROM video_tombstones ORDER BY 1")
+    assert [row["video_id"] for row in collected] == ["finished-1", "finished-2"]
+    assert (await archiver.compact()).failed == ()
+    assert await visible(empty, vault) == format_1.expected()
+    assert await archiver.fsck(deep=True) == []

@@ -1,0 +1,393 @@
+"""Connections, sessions and transactions on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.pool import NullPool
+
+import atlas.db
+from atlas.config import reset_settings
+from atlas.db import Database, db
+from atlas.db.arrow import ArrowConnection
+from atlas.errors import (
+    ConfigurationError,
+    DatabaseError,
+    DatabaseUnavailable,
+    MigrationsPending,
+)
+from tests.support.servers.postgres import Server, name_of
+
+INSERT = text("INSERT INTO channels (id, title) VALUES ('c', 'C')")
+NOWHERE = "postgresql://ada:S3CRET@127.0.0.1:1/atlas"
+
+
+async def channels(database: Database) -> int:
+    async with database.session() as session:
+        return int(await session.scalar(text("SELECT count(*) FROM channels")) or 0)
+
+
+async def connections(server: Server, url: str) -> int:
+    count = await asyncio.to_thread(
+        server.execute,
+        f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name_of(url)}'",
+    )
+    return int(count)
+
+
+async def test_a_transaction_commits_on_success(database: Database) -> None:
+    async with database.transaction() as session:
+        await session.execute(INSERT)
+    assert await channels(database) == 1
+
+
+async def test_a_transaction_rolls_back_on_any_error(database: Database) -> None:
+    async def work() -> None:
+        async with database.transaction() as session:
+            await session.execute(INSERT)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await work()
+    assert await channels(database) == 0
+
+
+async def test_a_transaction_rolls_back_when_its_task_is_cancelled(database: Database) -> None:
+    inserted = asyncio.Event()
+
+    async def work() -> None:
+        async with database.transaction() as session:
+            await session.execute(INSERT)
+            inserted.set()
+            await session.execute(text("SELECT pg_sleep(600)"))
+
+    task = asyncio.create_task(work())
+    await inserted.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await channels(database) == 0
+
+
+async def test_a_session_commits_nothing_by_itself(database: Database) -> None:
+    async with database.session() as session:
+        await session.execute(INSERT)
+    assert await channels(database) == 0
+
+
+async def test_a_read_only_transaction_refuses_writes_and_leaves_no_trace(
+    database: Database,
+) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        async with database.transaction(read_only=True) as session:
+            await session.execute(INSERT)
+    assert caught.value.sqlstate == "25006"
+    async with database.transaction() as session:  # on the same connection of the pool
+        await session.execute(INSERT)
+
+
+async def test_the_isolation_asked_for_is_given_and_ends_with_the_transaction(
+    database: Database,
+) -> None:
+    show = text("SHOW transaction_isolation")
+    async with database.transaction(isolation="REPEATABLE READ", read_only=True) as session:
+        assert await session.scalar(show) == "repeatable read"
+    async with database.transaction() as session:
+        assert await session.scalar(show) == "read committed"
+
+
+async def test_times_come_in_utc_whatever_the_server_thinks(database: Database) -> None:
+    async with database.session() as session:
+        assert await session.scalar(text("SHOW timezone")) == "UTC"
+
+
+async def test_what_the_session_fixture_commits_is_gone_for_the_next_test(
+    session: AsyncSession,
+) -> None:
+    await _insert_and_commit(session)
+
+
+async def test_what_the_session_fixture_committed_is_gone(session: AsyncSession) -> None:
+    await _insert_and_commit(session)
+
+
+async def _insert_and_commit(session: AsyncSession) -> None:
+    assert await session.scalar(text("SELECT count(*) FROM channels")) == 0
+    await session.execute(INSERT)
+    await session.commit()
+
+
+async def test_both_spellings_of_the_default_database_are_one(database: Database) -> None:
+    await atlas.db.initialize()
+    assert await atlas.db.health_check()
+    assert atlas.db.session == db.session
+    with pytest.raises(AttributeError):
+        atlas.db.no_such_name  # noqa: B018 - the access is what is tested
+    await atlas.db.close()
+    await atlas.db.close()
+
+
+def test_two_runs_without_close_leave_no_warning(database_url: str) -> None:
+    code = """
+import asyncio
+from sqlalchemy import text
+from atlas.db import db
+
+async def scan():
+    async with db.session() as session:
+        yield await session.scalar(text("SELECT 1"))
+
+abandoned = []
+
+async def main():
+    # a busy machine is no fault: only warnings about what was left open count
+    asyncio.get_running_loop().slow_callback_duration = 600
+    await db.initialize()
+    assert await db.health_check()
+    abandoned.append(scan())
+    await anext(abandoned[-1])  # its session is still open when the loop shuts down
+    async with db.transaction() as session:
+        await session.execute(text("SELECT 1"))
+
+asyncio.run(main())
+asyncio.run(main())
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", "-c", code], capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_threads_use_one_database_each_in_its_own_loop(database_url: str) -> None:
+    database = Database(database_url)
+    together = threading.Barrier(4)
+    seen: list[int] = []
+
+    async def work() -> None:
+        async with database.session() as session:
+            pid = await session.scalar(text("SELECT pg_backend_pid()"))
+            together.wait(30)  # every thread holds a connection now
+            seen.append(int(pid or 0))
+
+    threads = [threading.Thread(target=lambda: asyncio.run(work())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(seen)) == 4
+
+
+async def test_close_leaves_no_connection_though_a_session_is_open(
+    database_url: str, postgres_server: Server
+) -> None:
+    database = Database(database_url)
+    async with database.session() as session:
+        await session.execute(text("SELECT 1"))
+        await database.close()
+    assert await connections(postgres_server, database_url) == 0
+    assert await database.health_check()  # and it can be used again
+    await database.close()
+
+
+async def test_a_constraint_is_named_by_the_error(database: Database) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        async with database.transaction() as session:
+            await session.execute(
+                text("INSERT INTO videos (id, title, status) VALUES ('v', 'secret row', 'LOST')")
+            )
+    assert caught.value.sqlstate == "23514"
+    assert caught.value.constraint == "ck_videos_status"
+    assert "secret row" not in str(caught.value)
+
+
+async def test_a_missing_partition_is_told_from_a_constraint(database: Database) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        async with database.transaction() as session:
+            await session.execute(text("INSERT INTO video_stats_log (video_id) VALUES ('v')"))
+    assert (caught.value.sqlstate, caught.value.constraint) == ("23514", None)
+
+
+async def test_an_error_of_the_commit_is_translated(database: Database) -> None:
+    async with database.transaction() as session:
+        await session.execute(text("CREATE TABLE t (i int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
+    with pytest.raises(DatabaseError) as caught:
+        async with database.transaction() as session:
+            await session.execute(text("INSERT INTO t VALUES (1), (1)"))
+    assert caught.value.sqlstate == "23505"
+
+
+async def test_a_missing_column_says_to_migrate(database: Database) -> None:
+    with pytest.raises(MigrationsPending, match="atlas db upgrade"):
+        async with database.transaction() as session:
+            await session.execute(text("SELECT no_such_column FROM videos"))
+
+
+async def test_a_lock_that_is_not_had_can_be_tried_again(database: Database) -> None:
+    async with database.transaction() as holder:
+        await holder.execute(text("LOCK TABLE videos"))
+        async with database.session() as session:
+            await session.execute(text("SET LOCAL lock_timeout = '10ms'"))
+            with pytest.raises(DatabaseUnavailable) as caught:
+                await session.execute(text("LOCK TABLE videos"))
+    assert caught.value.sqlstate == "55P03"
+
+
+async def test_a_lost_connection_is_unavailable_and_the_next_one_works(
+    database: Database,
+) -> None:
+    async with database.session() as session:
+        pid = await session.scalar(text("SELECT pg_backend_pid()"))
+        async with database.transaction() as other:
+            await other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        with pytest.raises(DatabaseUnavailable):
+            await session.execute(text("SELECT 1"))
+    assert await database.health_check()
+
+
+async def test_a_connection_that_was_cut_while_idle_is_replaced_unseen(database: Database) -> None:
+    async with database.session() as session:
+        pid = await session.scalar(text("SELECT pg_backend_pid()"))
+    other = Database(await database.libpq_url())
+    async with other.transaction() as session:
+        await session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    await other.close()
+    async with database.session() as session:
+        assert await session.scalar(text("SELECT pg_backend_pid()")) != pid
+
+
+async def test_a_connection_that_is_cut_while_it_streams_says_so(database: Database) -> None:
+    with ArrowConnection(await database.libpq_url()) as connection:
+        ((pid,),) = connection.rows("SELECT pg_backend_pid()")
+        batches = connection.batches("SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
+        next(batches)
+        async with database.transaction() as session:
+            await session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        with pytest.raises(DatabaseUnavailable, match="was lost"):
+            list(batches)
+
+
+async def test_the_callers_own_errors_are_left_alone(database: Database) -> None:
+    for error in (FileNotFoundError("mine"), TimeoutError("mine")):
+        with pytest.raises(type(error), match="mine"):
+            async with database.transaction():
+                raise error
+
+
+async def test_an_exhausted_pool_says_which_setting(database_url: str) -> None:
+    database = Database(database_url, pool_size=1, max_overflow=0, pool_timeout=0.01)
+    async with database.session() as holder:
+        await holder.execute(text("SELECT 1"))
+        with pytest.raises(DatabaseUnavailable, match="DATABASE_POOL_SIZE"):
+            await database.initialize()
+    await database.close()
+
+
+async def test_an_unreachable_server_is_named_without_its_password() -> None:
+    database = Database(NOWHERE)
+    with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1/atlas") as caught:
+        await database.initialize()
+    assert "S3CRET" not in str(caught.value)
+    assert await database.health_check() is False
+    await database.close()
+
+
+async def test_a_server_that_never_answers_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        url = f"postgresql://ada@127.0.0.1:{port}/atlas?connect_timeout=1&sslmode=disable"
+        database = Database(url)
+        with pytest.raises(DatabaseUnavailable, match="cannot reach"):
+            await database.initialize()
+        await database.close()
+
+
+async def test_a_wrong_setting_makes_the_health_check_false_not_raise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "nonsense")
+    reset_settings()
+    assert await db.health_check() is False
+
+
+async def test_a_missing_database_is_a_wrong_setting(postgres_server: Server) -> None:
+    database = Database(postgres_server.database_url("no_such_database"))
+    with pytest.raises(ConfigurationError, match="no_such_database"):
+        await database.initialize()
+    await database.close()
+
+
+async def test_a_wrong_password_is_a_wrong_setting(postgres_url: str) -> None:
+    parts = urlsplit(postgres_url)
+    if not parts.password:
+        pytest.skip("needs a server that asks for a password")
+    netloc = parts.netloc.replace(f":{parts.password}@", ":S3CRET@")
+    database = Database(parts._replace(netloc=netloc).geturl())
+    with pytest.raises(ConfigurationError, match="DATABASE_URL") as caught:
+        await database.initialize()
+    assert "S3CRET" not in str(caught.value)
+    await database.close()
+
+
+async def test_the_names_managed_services_hand_out_connect(database_url: str) -> None:
+    joined = "&" if "?" in database_url else "?"
+    database = Database(
+        f"{database_url}{joined}sslmode=prefer&channel_binding=prefer&connect_timeout=10"
+        "&application_name=hunter&target_session_attrs=read-write&options=-c%20geqo%3Doff"
+    )
+    async with database.session() as session:
+        assert await session.scalar(text("SHOW application_name")) == "hunter"
+        assert await session.scalar(text("SHOW geqo")) == "off"
+    await database.close()
+
+
+async def test_the_second_host_serves_while_the_first_is_down(database_url: str) -> None:
+    parts = urlsplit(database_url)
+    user, _, host = parts.netloc.rpartition("@")
+    if not host:
+        pytest.skip("needs a server on TCP")
+    database = Database(parts._replace(netloc=f"{user}@127.0.0.1:1,{host}").geturl())
+    await database.initialize()
+    await database.close()
+
+
+@pytest.fixture
+async def pooled(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    monkeypatch.setenv("DATABASE_POOL_MODE", "transaction")
+    reset_settings()
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+async def test_behind_a_pooler_no_statement_stays_prepared(pooled: Database) -> None:
+    assert isinstance((await pooled.engine()).pool, NullPool)
+    async with pooled.transaction() as session:
+        for number in range(3):
+            found = await session.scalar(text("SELECT CAST(:n AS int)"), {"n": number})
+            assert found == number
+        names = await session.scalars(text("SELECT name FROM pg_prepared_statements"))
+        # the one that asks; a name of its own cannot meet another client's
+        assert [name[:8] for name in names.all()] == ["__atlas_"]
+    async with pooled.transaction(read_only=True, isolation="REPEATABLE READ") as session:
+        assert await session.scalar(text("SELECT count(*) FROM channels")) == 0
+
+
+async def test_without_a_url_production_fails_rather_than_starting_a_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ENV", "prod")
+    with pytest.raises(ConfigurationError, match="set DATABASE_URL"):
+        await db.initialize()
+    assert not (tmp_path / "home").exists()
+    assert "DATABASE_URL" not in os.environ
