@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 N ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench chaos clean
+.PHONY: help demo test lint format docs bench chaos clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -28,15 +28,18 @@ test: $(VENV)/.dev ## every test, on a container, the embedded server or ATLAS_T
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 lint: $(VENV)/.dev ## format check, lint, types, walls between the rooms
-	$(BIN)/python -m black --check -q atlas migrations tests benchmarks
-	$(BIN)/python -m isort --check -q atlas migrations tests benchmarks
-	$(BIN)/python -m ruff check -q atlas migrations tests benchmarks
+	$(BIN)/python -m black --check -q atlas migrations tests benchmarks tools
+	$(BIN)/python -m isort --check -q atlas migrations tests benchmarks tools
+	$(BIN)/python -m ruff check -q atlas migrations tests benchmarks tools
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev ## let the formatters write
-	$(BIN)/python -m black -q atlas migrations tests benchmarks
-	$(BIN)/python -m isort -q atlas migrations tests benchmarks
+	$(BIN)/python -m black -q atlas migrations tests benchmarks tools
+	$(BIN)/python -m isort -q atlas migrations tests benchmarks tools
+
+docs: $(VENV)/.dev ## write the pages that are made from the code (docs/, ENV.example)
+	ENV=test $(BIN)/python -m tools.pages
 
 bench: $(VENV)/.dev ## measurements beside peers and limits, a table
 	ENV=test $(BIN)/python -m benchmarks

@@ -6,6 +6,7 @@ Importing it reads no environment, opens nothing and configures nothing; names r
 from __future__ import annotations
 
 import importlib
+import logging as _logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ __all__ = [
     "settings",
     "vault",
 ]
+
+# silent until the program asks: without it what nobody handles goes to standard error
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
 _HOME = {
     "AlertChannel": "atlas.types",

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,6 +25,7 @@ from atlas.db import Database, db
 from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError, ConfigurationError
 from atlas.events import EventBus, events
+from atlas.logging import get_logger
 from atlas.repositories.finished_videos import Doomed, DoomedVideo
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.stats import EARLIEST
@@ -38,7 +38,7 @@ from atlas.vault.layout import transcript_key, visuals_key
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Delivered events are kept so long.
 _EVENTS_KEPT_DAYS = 7

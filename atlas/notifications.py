@@ -15,16 +15,15 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import structlog
-
 from atlas import webhook_client
 from atlas.config import Settings, get_settings
 from atlas.errors import AtlasError, Unavailable
+from atlas.logging import get_logger
 from atlas.types import AlertChannel, AlertLevel
 
 __all__ = ["AlertChannel", "AlertLevel", "Notifier", "build_message", "notifier"]
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 TITLE_LIMIT = 256
 DESCRIPTION_LIMIT = 4096
@@ -250,7 +249,7 @@ def _level(value: AlertLevel | str | int) -> AlertLevel:
     for level in AlertLevel:
         if value in (level, level.value) or str(value).upper() == level.name:
             return level
-    log.warning("notification_level_unknown", level=str(value))
+    log.warning("notification_level_unknown", value=str(value))
     return AlertLevel.INFO
 
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from datetime import datetime
 
 import pyarrow as pa
-import structlog
 
 from atlas.db import Database, db
 from atlas.errors import ConfigurationError, DatabaseError, InvalidInput, WrongVault
+from atlas.logging import get_logger
 from atlas.reading.cold import COLUMNS, appended_files
 from atlas.reading.merge import Blocking, Span, into_spans, joined
 from atlas.repositories.hot.snapshot import (
@@ -34,7 +34,7 @@ from atlas.vault.offload import offload
 
 __all__ = ["COLUMNS", "StatsReader"]
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _ROWS = 65_536
 

@@ -15,10 +15,10 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
-import structlog
 import tenacity
 
 from atlas.errors import InvalidInput, Unavailable
+from atlas.logging import get_logger
 
 __all__ = ["retry", "retry_async", "retry_unavailable"]
 
@@ -26,7 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Exceptions = type[Exception] | tuple[type[Exception], ...]
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 def retry_async(

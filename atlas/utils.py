@@ -7,9 +7,8 @@ import re
 import threading
 from contextlib import suppress
 
-import structlog
-
 from atlas.keys import HydraExecutor, KeyRing, YouTubeAPIError, execute_youtube_request_async
+from atlas.logging import get_logger
 from atlas.retry import retry, retry_async
 
 __all__ = [
@@ -32,7 +31,7 @@ _PROBE = "_health"
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _CHANNEL_ID = re.compile(r"UC[A-Za-z0-9_-]{22}")
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 def validate_youtube_id(video_id: object) -> bool:

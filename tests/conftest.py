@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.config import Settings, reset_settings
 from atlas.db import Database
+from tests.support.logs import capturable, logging_restored
 from tests.support.servers import postgres
 from tests.support.servers.postgres import Server
 
@@ -73,8 +74,10 @@ def _clean_environment(
         monkeypatch.setenv("ENV", "test")
         monkeypatch.setenv("ATLAS_HOME", str(tmp_path / "home"))
         monkeypatch.chdir(tmp_path)
+    capturable()
     reset_settings()
-    yield
+    with logging_restored():
+        yield
     reset_settings()
 
 

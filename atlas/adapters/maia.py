@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from atlas.adapters.maia_ghost import GhostTrackingMixin
 from atlas.adapters.youtube import item_id, parse_statistics, parse_video
 from atlas.db import Database, db
 from atlas.errors import InvalidInput
 from atlas.ingest import parse_sample, record_samples
+from atlas.logging import get_logger
 from atlas.parsing import parse_counter
 from atlas.repositories.leases import Head
 from atlas.repositories.search_queue import SearchQueue
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MaiaDAO"]
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 class MaiaDAO(GhostTrackingMixin):

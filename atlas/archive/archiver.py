@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 
-import structlog
 from sqlalchemy import text
 
 from atlas.archive.budget import hot_tier
@@ -31,13 +30,14 @@ from atlas.archive.maintenance.rewrite import abandon_outputs
 from atlas.archive.session import Steps
 from atlas.config import get_settings
 from atlas.db import Database, db
+from atlas.logging import get_logger
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.ledger.files import LedgerReader
 from atlas.types import ObjectStore, Progress, check_id
 from atlas.vault import Vault, get_vault
 from atlas.vault.offload import offload
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: How long an object that nothing names is left alone: longer than any run or scan takes.
 GRACE = timedelta(days=7)

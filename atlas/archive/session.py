@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.db import Database
 from atlas.db.locks import retry_when_locked
 from atlas.errors import ObjectExists, VaultUnavailable, VerificationFailed
+from atlas.logging import get_logger
 from atlas.repositories.ledger.files import Control, FileFacts, FileRecord, LedgerWriter
 from atlas.repositories.ledger.swap import Replacement
 from atlas.types import Dataset, ObjectStore
 from atlas.vault.offload import offload
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

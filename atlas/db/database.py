@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
-import structlog
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
@@ -27,8 +26,9 @@ from atlas.db import embedded
 from atlas.db.errors import translate
 from atlas.db.url import Target, translate_url
 from atlas.errors import AtlasError, ConfigurationError
+from atlas.logging import get_logger
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
 from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,6 +20,7 @@ from atlas.errors import InvalidInput
 from atlas.events.after_commit import after_commit
 from atlas.events.delivery import TIMEOUT, Webhook, deliver_due, send_unrecorded, subscribed
 from atlas.events.event import Event, make_event
+from atlas.logging import get_logger
 from atlas.repositories.events import Outbox
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventBus", "Handler"]
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 Handler = Callable[[Event], Awaitable[object] | object]
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])

@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import structlog
-
 from atlas import webhook_client
 from atlas.config import Settings
 from atlas.errors import Unavailable
 from atlas.events.event import Event
 from atlas.events.signing import read_secrets, signature_headers
+from atlas.logging import get_logger
 from atlas.repositories.events import DueEvent, Outbox
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEDULE", "Webhook", "deliver_due", "send_unrecorded", "subscribed"]
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Seconds before each attempt, the first included (Standard Webhooks 1.0, "Retry schedule").
 SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)

@@ -8,8 +8,6 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Literal, NoReturn, TypeVar
 
-import structlog
-
 from atlas import retry
 from atlas.config import get_settings
 from atlas.errors import InvalidInput, QuotaExhausted
@@ -17,6 +15,7 @@ from atlas.keys import youtube
 from atlas.keys.accounts import mask
 from atlas.keys.ring import KeyRing
 from atlas.keys.youtube import Action
+from atlas.logging import get_logger
 
 __all__ = ["HydraExecutor", "execute_youtube_request_async"]
 
@@ -29,7 +28,7 @@ RequestFunction = Callable[[str], Awaitable[T]]
 #: Gets the error, returns ``(is_quota, is_retryable)``.
 ErrorClassifier = Callable[[Exception], tuple[bool, bool]]
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 class _TryAgain(Exception):

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self, TypeVar
 
-import structlog
 from pydantic import SecretStr
 
 from atlas.config import ApiKey, Settings, add_key, get_settings
 from atlas.errors import AtlasError, ConfigurationError, NotFound, QuotaExhausted
 from atlas.keys.accounts import Accounts, KeyStatus
+from atlas.logging import get_logger
 
 __all__ = ["KeyRing", "split"]
 
 POOLS = ("hunting", "tracking", "archeology")
 T = TypeVar("T")
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 @dataclass(slots=True)

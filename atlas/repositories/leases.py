@@ -18,14 +18,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-import structlog
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.errors import InvalidInput
+from atlas.logging import get_logger
 from atlas.repositories.base import Repository, as_json, chunks
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: A first lease, and the longest one however often the work was not reported.
 LEASE = "interval '10 minutes'"

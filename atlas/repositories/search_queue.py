@@ -9,15 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import structlog
 from sqlalchemy import text
 
 from atlas.errors import InvalidInput, LeaseLost, NotFound
+from atlas.logging import get_logger
 from atlas.repositories.base import Repository, as_json, chunks
 from atlas.repositories.leases import Leases, Queue, held, release
 from atlas.types import SearchStatus
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Longest search term in characters, as all tags of a YouTube video together have; the unique index
 #: takes no more than 2,704 bytes.

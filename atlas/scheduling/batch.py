@@ -11,11 +11,10 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-import structlog
-
 from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError, DatabaseUnavailable, InvalidInput, LeaseLost
 from atlas.ingest import AHEAD, with_partitions
+from atlas.logging import get_logger
 from atlas.repositories.hot.stats import checked
 from atlas.repositories.leases import Ending, Leases, Queue, Unfinished
 from atlas.scheduling.items import Item, SampledItem, samples_of
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from atlas.scheduling.work import Work
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 ItemT = TypeVar("ItemT", bound=Item[Any])
 

@@ -8,10 +8,9 @@ import weakref
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import structlog
-
 from atlas.db import db
 from atlas.errors import DatabaseUnavailable, InvalidInput
+from atlas.logging import get_logger
 from atlas.repositories.leases import Head, LeaseCounts, Leases, Quarantined, Queue
 from atlas.repositories.search_queue import HUNT, LeasedTerm, SearchQueue
 from atlas.repositories.videos import COLLECTION, RETRACK, OpenVideo, StaleVideo, Videos
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Work"]
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 Collected = Literal["transcript", "visuals"]
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
-import structlog
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -25,7 +24,7 @@ from atlas.errors import AtlasError, DatabaseError, VaultError
 from atlas.events import EventBus
 from atlas.ingest import record_samples
 from atlas.keys import HydraExecutor, KeyRing
-from atlas.logging import configure
+from atlas.logging import configure, get_logger
 from atlas.notifications import Notifier
 from atlas.vault import GCSVault, HuggingFaceVault, Vault
 from tests.contracts.stores.test_failures import METHODS, fail_everything
@@ -141,7 +140,6 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, leaks: Leaks) -> Ite
 def _no_pauses() -> Iterator[None]:
     with no_pauses():
         yield
-    structlog.reset_defaults()
 
 
 def fail(server: Gcs | Hub, failure: str) -> None:
@@ -166,7 +164,7 @@ def test_no_error_of_a_vault_shows_its_secrets(
     fail(service.server, failure)
     vault = service.vault
     shown = [repr(vault), repr(vault.store), vault.identity, vault.store.uri("a")]
-    log = structlog.get_logger()
+    log = get_logger("atlas.tests.secrets")
     for method, call in METHODS.items():
         try:
             call(vault)
@@ -318,7 +316,9 @@ async def test_a_database_that_does_not_answer_shows_no_password(
             shown.append(everything_of(caught.value))
             for form in FORMATS:
                 configure(Settings(log_level="DEBUG", log_format=form))
-                structlog.get_logger().error("failed", database=database, exc_info=caught.value)
+                get_logger("atlas.tests.secrets").error(
+                    "failed", database=database, exc_info=caught.value
+                )
             assert not await database.health_check()
         finally:
             await database.close()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from atlas.db import Database
 from tests.support.children.archive_child import Child, Orders, start_server
@@ -48,9 +47,11 @@ def _fork_server() -> None:
 @pytest.fixture
 def quiet() -> Iterator[None]:
     """This process logs warnings only: rendering every step takes longer than most steps."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    logger = logging.getLogger("atlas")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
     yield
-    structlog.reset_defaults()
+    logger.setLevel(before)
 
 
 @pytest.fixture

@@ -16,12 +16,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import structlog
-
 from atlas.errors import VaultUnavailable
+from atlas.logging import get_logger
 from atlas.types import ObjectInfo, ObjectStore
 
-log = structlog.get_logger()
+log = get_logger("atlas.tests.faulty_store")
 
 T = TypeVar("T")
 #: Objects to be written: key and content.

@@ -11,8 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
 
-import structlog
-
 from atlas.archive.budget import hot_tier
 from atlas.archive.export.samples import SAMPLE_COLUMNS, export_samples, verify_samples
 from atlas.archive.session import Steps, object_key
@@ -20,6 +18,7 @@ from atlas.db import Database
 from atlas.db.arrow import ArrowConnection
 from atlas.db.locks import retry_when_locked
 from atlas.errors import MigrationsPending, VerificationFailed
+from atlas.logging import get_logger
 from atlas.repositories.erasure import NOT_FORGOTTEN
 from atlas.repositories.hot.partitions import Partition
 from atlas.repositories.ledger.files import FileFacts, FileRecord, LedgerReader, NewFile
@@ -27,7 +26,7 @@ from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: A slice that is live, and what its file holds.
 Done: TypeAlias = tuple[FileRecord, FileFacts]

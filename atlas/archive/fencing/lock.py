@@ -16,15 +16,15 @@ import socket
 import uuid
 from collections.abc import AsyncIterator
 
-import structlog
 from sqlalchemy import text
 
 from atlas.config import get_settings
 from atlas.db import Database
 from atlas.errors import ArchiverBusy, AtlasError, DatabaseError
+from atlas.logging import get_logger
 from atlas.repositories.ledger.control import ControlWriter
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Seconds without a heartbeat after which another archiver may begin.
 LEASE_SECONDS = 20.0

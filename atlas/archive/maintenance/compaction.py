@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.archive.maintenance.inputs import Input
 from atlas.archive.maintenance.rewrite import Rewritten, abandon_outputs, rewrite
 from atlas.archive.session import Steps
+from atlas.logging import get_logger
 from atlas.repositories.erasure import FORGOTTEN
 from atlas.repositories.hot.snapshot import remember_metrics
 from atlas.repositories.ledger.files import FileRecord, LedgerReader
@@ -21,7 +21,7 @@ from atlas.types import Dataset, ObjectStore, Progress
 from atlas.vault.layout import metrics_hour
 from atlas.vault.offload import offload
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: What a compacted file grows to: large enough for few requests, small enough to be fetched whole.
 TARGET_BYTES = 128 << 20

@@ -17,7 +17,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import structlog
 
 from atlas.archive.export.samples import read_back
 from atlas.archive.export.slices import Run
@@ -29,6 +28,7 @@ from atlas.archive.maintenance.rewrite import NotRewritten, abandon_outputs, rew
 from atlas.archive.session import Steps, object_key
 from atlas.db.locks import retry_when_locked
 from atlas.errors import CorruptObject, VerificationFailed
+from atlas.logging import get_logger
 from atlas.reading.cold import appended_files, read_cold
 from atlas.repositories.erasure import ErasedRows, Erasure
 from atlas.repositories.hot.snapshot import ColdFile, Selection
@@ -42,7 +42,7 @@ from atlas.vault.layout import flat_transcript_key, transcript_key, visuals_key
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _ANY_TIME = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
 import pyarrow.parquet as pq
-import structlog
 
 from atlas.archive.export.samples import read_back
 from atlas.archive.maintenance.rewrite import abandon_outputs
 from atlas.archive.session import Steps
+from atlas.logging import get_logger
 from atlas.repositories.ledger.files import FileRecord
 from atlas.repositories.ledger.swap import Replacement
 from atlas.tables.parquet import UNDECODABLE
@@ -21,7 +21,7 @@ from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Folders whose every file the ledger names. Appended metrics are named by nobody and never touched.
 _LEDGER_FOLDERS = (Dataset.STATS, Dataset.VIDEOS)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import structlog
 
 from atlas.archive.export.samples import SAMPLE_COLUMNS, Bounds, read_back
 from atlas.archive.fencing.epoch import adopt_vault
 from atlas.archive.maintenance.fsck import owner_of, stored
 from atlas.db import Database
 from atlas.errors import Conflict, InvalidInput
+from atlas.logging import get_logger
 from atlas.repositories.ledger.files import FileFacts, NewFile
 from atlas.repositories.ledger.rebuild import FoundFile, LedgerRebuilding
 from atlas.tables.fingerprint import Fingerprint, rows_fingerprint
@@ -26,7 +26,7 @@ from atlas.types import Dataset, ObjectInfo, ObjectStore, Progress
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

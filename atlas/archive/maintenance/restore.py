@@ -13,7 +13,6 @@ from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.archive.export.slices import Run
@@ -23,6 +22,7 @@ from atlas.archive.session import Steps
 from atlas.config import get_settings
 from atlas.db.locks import retry_when_locked
 from atlas.errors import InvalidInput, VerificationFailed
+from atlas.logging import get_logger
 from atlas.reading.cold import appended_files, as_scalar
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.restored import Pin, Pins, StagedSamples
@@ -32,7 +32,7 @@ from atlas.types import Dataset, Progress, utc
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Bytes of a hot row with its index entry, measured (docs/sizing.md).
 _HOT_ROW_BYTES = 129

@@ -14,12 +14,12 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
-import structlog
 
 from atlas.archive.export.samples import SAMPLE_COLUMNS, Bounds, file_sha256, verify_samples
 from atlas.archive.maintenance.inputs import Input, Source
 from atlas.archive.session import Steps, object_key
 from atlas.errors import CorruptObject, VerificationFailed
+from atlas.logging import get_logger
 from atlas.repositories.ledger.files import FileFacts, FileRecord, NewFile
 from atlas.repositories.ledger.swap import Replacement
 from atlas.tables.fingerprint import Fingerprint
@@ -28,7 +28,7 @@ from atlas.types import Dataset
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _DAY = timedelta(days=1)
 #: Bytes of outputs that wait on this machine's disk for others to go in the same put.

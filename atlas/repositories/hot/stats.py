@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import asyncpg
-import structlog
 from sqlalchemy import text
 
 from atlas.db.errors import translate
 from atlas.errors import InvalidInput
+from atlas.logging import get_logger
 from atlas.parsing import MAX_COUNTER
 from atlas.repositories.base import Repository, chunks
 from atlas.repositories.erasure import FORGOTTEN
 from atlas.types import Sample, check_id, utc
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: No sample is older: a time before it is a mistake, and would make a partition of its own.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)

@@ -10,15 +10,15 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import structlog
 from filelock import FileLock, Timeout
 
 from atlas.errors import VaultError, VaultUnavailable
+from atlas.logging import get_logger
 from atlas.types import ObjectStore
 from atlas.vault import files
 from atlas.vault.spool.metrics import Spool
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Seconds before what failed is tried again: doubled each time, from the first to the second.
 _PAUSE_SECONDS = (5.0, 300.0)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import structlog
 from filelock import FileLock, Timeout
 
 from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
+from atlas.logging import get_logger
 from atlas.types import ObjectStore
 from atlas.vault import files
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Bytes of documents in one delivery, unless a single one has more.
 _BATCH_BYTES = 256 << 20

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import structlog
-
 from atlas.errors import ObjectExists, VaultError, VaultUnavailable
+from atlas.logging import get_logger
 from atlas.types import ObjectStore
 from atlas.vault import files
 from atlas.vault.layout import metrics_folder
 from atlas.vault.metrics import MetricsFile
 from atlas.vault.spool.documents import Documents
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Days for which a delivered file is remembered, today besides.
 _REMEMBERED_DAYS = 7

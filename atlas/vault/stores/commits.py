@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
 from filelock import FileLock, Timeout
 
 from atlas.errors import VaultUnavailable
+from atlas.logging import get_logger
 from atlas.vault import files
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _HOUR = 3600.0
 #: The file is kept for a rewrite of a few kilobytes only.

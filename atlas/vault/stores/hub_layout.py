@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 
-import structlog
-
+from atlas.logging import get_logger
 from atlas.types import Dataset
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _METADATA = re.compile(r"(metadata/\d{4}-\d\d-\d\d)/([A-Za-z0-9_-]{1,64})\.json")
 _SHARDED = re.compile(r"(metadata/\d{4}-\d\d-\d\d)/[A-Za-z0-9_-]{1,2}/([A-Za-z0-9_-]{1,64}\.json)")

@@ -17,9 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import structlog
-
 from atlas.errors import VaultError, VaultUnavailable
+from atlas.logging import get_logger
 from atlas.types import ObjectInfo
 from atlas.vault.layout import CARD, check_folder, check_key
 from atlas.vault.stores.base import FsspecStore, Source, local_copy, taken
@@ -27,7 +26,7 @@ from atlas.vault.stores.commits import CommitBudget
 from atlas.vault.stores.hub_errors import raise_told, status_of
 from atlas.vault.stores.hub_layout import candidates, completed_card, logical, sharded
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 #: Tries of a commit whose parent another writer's commit made stale.
 _ROUNDS = 8

@@ -24,7 +24,6 @@ from typing import Any
 from unittest import mock
 
 import psutil
-import structlog
 
 from atlas.archive import Archiver
 from atlas.config import reset_settings
@@ -39,6 +38,7 @@ from atlas.errors import (
 from atlas.janitor import Janitor
 from tests.support.faulty_store import Faults, FaultyStore
 from tests.support.impatience import no_pauses
+from tests.support.logs import log_to_stderr
 from tests.support.places import Place
 from tests.support.samples import OLD
 
@@ -217,7 +217,4 @@ def _log_and_suffer(orders: Orders) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         return facts
 
-    structlog.configure(
-        processors=[watch, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    log_to_stderr(watch)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import structlog
-
 from atlas.config import Settings
 from atlas.vault import HuggingFaceVault
 from tests.support import places  # noqa: F401  # sets what the client reads at import
+from tests.support.logs import log_to_stderr
 from tests.support.servers import hub_server
 
 
@@ -32,7 +31,7 @@ def row(number: int) -> dict[str, object]:
 
 
 def main() -> None:
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    log_to_stderr()
     url, home, seconds, first, count = sys.argv[1:]
     vault = vault_of(url, Path(home), float(seconds))
     for number in range(int(first), int(first) + int(count)):

@@ -17,10 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from atlas.errors import VaultError
 from atlas.vault import LocalVault
+from tests.support.logs import log_to_stderr
 
 
 def append(vault: LocalVault, event: str = "") -> None:
@@ -39,13 +38,6 @@ def append(vault: LocalVault, event: str = "") -> None:
             [{"video_id": f"v{number}", "timestamp": "2026-01-15T10:00:00Z", "views": number}]
         )
         print(number, flush=True)
-
-
-def log_to_stderr(*processors: Any) -> None:
-    structlog.configure(
-        processors=[*processors, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def flush(vault: LocalVault) -> None:

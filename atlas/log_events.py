@@ -1,0 +1,269 @@
+"""Every event that Atlas logs, with its level and fields. Names are stable: programs filter by them.
+
+docs/logging.md is made from this table; a test compares both with the code.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["LOG_EVENTS", "LogEvent"]
+
+
+class LogEvent(NamedTuple):
+    """One kind of event: ``fields`` are those that it may carry, separated by spaces."""
+
+    level: str
+    fields: str
+    meaning: str
+
+
+#: By name, in alphabetical order.
+LOG_EVENTS: dict[str, LogEvent] = {
+    "archive_exported": LogEvent(
+        "debug", "key rows", "A sealed table was written to a local file."
+    ),
+    "archive_heartbeat_failed": LogEvent(
+        "warning",
+        "error",
+        "The archive lock could not be renewed; it runs out unless the next try succeeds.",
+    ),
+    "archive_live": LogEvent("debug", "key", "A file became part of the cold tier."),
+    "archive_object_differs": LogEvent(
+        "error",
+        "key error",
+        "An object read back is not what was written; it is written again under another name.",
+    ),
+    "archive_object_found": LogEvent(
+        "info", "key", "An object to be created was there already: an earlier answer had been lost."
+    ),
+    "archive_outputs_abandoned": LogEvent(
+        "info",
+        "files",
+        "Outputs of a rewrite that was interrupted were given up; `atlas vault gc` deletes them.",
+    ),
+    "archive_restored": LogEvent(
+        "debug", "rows", "Rows of one file were copied back to PostgreSQL."
+    ),
+    "archive_run": LogEvent("info", "rows files late_rows", "An archive run ended."),
+    "archive_sealed": LogEvent(
+        "debug", "slice seq", "A partition was detached and entered in the ledger."
+    ),
+    "archive_stored": LogEvent("debug", "key", "An object was put into the vault."),
+    "archive_swapped": LogEvent(
+        "debug", "inputs outputs", "Files were replaced by rewritten ones."
+    ),
+    "archive_verified": LogEvent(
+        "debug", "key", "An object was read back and agrees with the ledger."
+    ),
+    "archive_written": LogEvent("debug", "key", "The ledger says that an object was written."),
+    "commit_answer_lost": LogEvent(
+        "warning",
+        "repo error",
+        "The Hub's answer to a commit was lost; its history is searched for the commit.",
+    ),
+    "commit_budget_spent": LogEvent(
+        "warning", "vault limit wait_seconds", "HF_COMMITS_PER_HOUR is reached; commits wait."
+    ),
+    "compaction": LogEvent("info", "days files into", "A compaction ended."),
+    "compaction_failed": LogEvent(
+        "error", "day error", "One day could not be compacted; the others were."
+    ),
+    "database_unhealthy": LogEvent(
+        "warning", "error kind", "A health check did not get an answer from PostgreSQL."
+    ),
+    "dataset_card_unreadable": LogEvent(
+        "warning",
+        "error",
+        "The repository's README has no front matter that can be read; the card is left alone.",
+    ),
+    "document_refused": LogEvent(
+        "error",
+        "key error",
+        "The vault refused a waiting document for good; it is kept on this machine.",
+    ),
+    "document_spooled": LogEvent("debug", "key", "A document waits on this machine's disk."),
+    "documents_delivered": LogEvent("debug", "files", "Waiting documents reached the vault."),
+    "event_bus_disabled": LogEvent(
+        "debug", "event_type", "EVENT_BUS_ENABLED is false: an event was dropped."
+    ),
+    "event_delivery_failed": LogEvent(
+        "warning",
+        "event_id event_type attempt error given_up retry_in_seconds",
+        "A webhook did not take an event.",
+    ),
+    "event_delivery_misconfigured": LogEvent(
+        "error", "error", "The webhook's address or secret is wrong; nothing is delivered."
+    ),
+    "event_delivery_stopped": LogEvent(
+        "error", "error", "Background delivery ended; the next event or `atlas events` goes on."
+    ),
+    "event_emit_failed": LogEvent(
+        "error", "event_type error", "An event could not be made: its type or payload is wrong."
+    ),
+    "event_handler_failed": LogEvent(
+        "error", "event_type handler stack", "A handler raised; the others were called."
+    ),
+    "event_not_recorded": LogEvent(
+        "error",
+        "event_type error",
+        "An event could not be written to the database; handlers were called.",
+    ),
+    "event_payload_left_out": LogEvent(
+        "warning",
+        "event_type body_bytes",
+        "A webhook body over 20 kB was sent without its payload.",
+    ),
+    "event_sent_unrecorded": LogEvent(
+        "warning",
+        "event_type delivered",
+        "An event that is in no database was tried once at the webhook.",
+    ),
+    "event_webhook_gone": LogEvent(
+        "error", "hint", "The webhook answered 410; it is asked no more."
+    ),
+    "event_webhook_unsigned": LogEvent(
+        "warning", "hint", "Webhooks are sent without a signature: no secret is set."
+    ),
+    "events_removed_undelivered": LogEvent(
+        "warning", "rows", "Old events were removed that no webhook had taken."
+    ),
+    "flush_at_exit_failed": LogEvent(
+        "warning",
+        "error",
+        "What waited could not be delivered as the program ended; it stays on the disk.",
+    ),
+    "forget_barred": LogEvent(
+        "debug", "videos", "An erasure entered its ids among the barred ones."
+    ),
+    "forget_erased": LogEvent("info", "videos files objects", "An erasure ended."),
+    "forget_hot": LogEvent("debug", "samples", "An erasure removed the rows in PostgreSQL."),
+    "garbage_collected": LogEvent("info", "objects dry_run", "A clean-up of the vault ended."),
+    "hot_budget_passed": LogEvent(
+        "error",
+        "hot_bytes hot_max_bytes",
+        "The hot samples take more than HOT_MAX_BYTES, and archiving did not help.",
+    ),
+    "hot_budget_relief_failed": LogEvent(
+        "warning", "hot_bytes error", "Archiving early, to stay within HOT_MAX_BYTES, failed."
+    ),
+    "hot_budget_too_small": LogEvent(
+        "warning",
+        "hot_bytes hot_max_bytes hint",
+        "HOT_MAX_BYTES is less than the partitions that are still written to.",
+    ),
+    "janitor_run": LogEvent("info", "deleted retention_days", "The janitor ended."),
+    "key_disabled": LogEvent(
+        "error", "agent pool key error action", "An API key or its project was refused for good."
+    ),
+    "key_pools_shared": LogEvent(
+        "warning",
+        "pool keys needed",
+        "There are too few API keys to split; every pool shares all of them.",
+    ),
+    "key_spent": LogEvent(
+        "warning", "until agent pool key error action", "The quota of a key's project is spent."
+    ),
+    "last_report_failed": LogEvent(
+        "warning",
+        "batch error",
+        "Work could not be reported as its batch was closed; its leases run out.",
+    ),
+    "lease_renewal_failed": LogEvent(
+        "warning",
+        "batch error",
+        "Leases could not be renewed; they run out unless the next try succeeds.",
+    ),
+    "leases_lost": LogEvent(
+        "warning", "batch leases keys", "Leases ran out and belong to other workers now."
+    ),
+    "ledger_rebuilt": LogEvent(
+        "info", "files skipped", "The ledger was written anew from the files in the vault."
+    ),
+    "marked_video_unknown": LogEvent(
+        "warning", "video_id fact", "A fact was reported of a video that is not in the database."
+    ),
+    "metrics_delivered": LogEvent("debug", "files", "Waiting samples reached the vault."),
+    "metrics_not_remembered": LogEvent(
+        "debug", "error", "That this vault has appended metrics could not be noted on disk."
+    ),
+    "metrics_spooled": LogEvent("debug", "key", "Appended samples are on this machine's disk."),
+    "metrics_wait_in_spool": LogEvent(
+        "warning",
+        "vault files bytes oldest error",
+        "The vault does not answer; appended samples wait on this machine.",
+    ),
+    "no_work_claimed": LogEvent(
+        "warning", "kind error", "Claiming work failed; it is tried again."
+    ),
+    "notification_channel_unknown": LogEvent(
+        "warning", "channel", "A notification named no known channel; it goes to the alerts."
+    ),
+    "notification_failed": LogEvent(
+        "error", "title error channel", "A notification could not be sent."
+    ),
+    "notification_level_unknown": LogEvent(
+        "warning", "value", "A notification named no known level; it is sent as INFO."
+    ),
+    "notification_not_configured": LogEvent(
+        "warning", "channel title hint", "No Discord webhook is set; a notification was dropped."
+    ),
+    "outbox_failed": LogEvent(
+        "error",
+        "vault",
+        "Background delivery to the vault ended by an error nobody foresaw; the next call starts it anew.",
+    ),
+    "quota_exhausted": LogEvent(
+        "critical", "agent pool hint", "Every API key of a pool is spent; the agent ends cleanly."
+    ),
+    "read_planned": LogEvent(
+        "debug", "hot_rows files skipped spans", "A read has chosen its files."
+    ),
+    "rebuild_object_skipped": LogEvent(
+        "warning", "key error", "A rebuild left out an object that it could not read."
+    ),
+    "released": LogEvent("info", "pins rows kept", "Restored samples were let go."),
+    "request_failed": LogEvent(
+        "warning", "agent pool key error action", "An API request failed and is tried again."
+    ),
+    "request_given_up": LogEvent(
+        "warning",
+        "agent pool",
+        "An API request failed HYDRA_RETRY_ATTEMPTS times; None is returned.",
+    ),
+    "restored": LogEvent("info", "rows written", "A restore ended."),
+    "retrying": LogEvent(
+        "info", "function attempt wait_seconds error", "A call failed and is tried again."
+    ),
+    "samples_of_forgotten_videos_refused": LogEvent(
+        "warning", "videos", "Samples of erased videos were not written."
+    ),
+    "search_queue_full": LogEvent(
+        "warning", "terms refused", "The search queue holds 100,000 terms; new ones were refused."
+    ),
+    "search_terms_revived": LogEvent(
+        "info", "terms days", "Exhausted search terms are searched for again."
+    ),
+    "spool_left_at_exit": LogEvent(
+        "warning",
+        "vault files",
+        "The program ended while files wait for the vault; they stay on the disk.",
+    ),
+    "spool_needs_a_hand": LogEvent(
+        "error", "vault error", "The vault refuses what waits here; somebody must look."
+    ),
+    "spool_waits": LogEvent(
+        "warning",
+        "vault files bytes oldest wait_seconds error",
+        "The vault takes nothing for now; files wait on this machine.",
+    ),
+    "vault_unhealthy": LogEvent(
+        "warning", "error", "A health check did not get an answer from the vault."
+    ),
+    "video_without_usable_id": LogEvent(
+        "warning", "row", "An item without a video id was left out."
+    ),
+    "work_quarantined": LogEvent(
+        "warning", "kind rows keys hint", "Work failed ten times and was put aside."
+    ),
+}
