@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     env: str = "prod"
     database_url: Secret = None
     database_pool_size: int = Field(5, ge=1, le=1000)
+    #: Seconds that a caller waits for a connection while all are in use.
+    database_pool_timeout: float = Field(30.0, gt=0, le=3600)
     #: ``transaction`` behind PgBouncer or another pooler in transaction mode.
     database_pool_mode: Literal["session", "transaction"] = "session"
     atlas_home: Path = Field(default_factory=lambda: _data_home())

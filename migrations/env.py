@@ -18,7 +18,9 @@ LOCK_TIMEOUT = "5s"
 
 def include_name(name: str | None, type_: str, _: Any) -> bool:
     """Partitions come and go at run time; no revision speaks of them."""
-    return not (type_ == "table" and name is not None and name.startswith("video_stats_log_"))
+    if type_ != "table" or name is None:
+        return True
+    return not (name.startswith("video_stats_log_") or name == "alembic_version")
 
 
 def include_object(item: Any, _: str | None, type_: str, __: bool, counterpart: Any) -> bool:
@@ -36,6 +38,8 @@ def migrate(connection: Connection) -> None:
         include_object=include_object,
         compare_type=True,
         compare_server_default=True,
+        # not one that another program has in a schema further along the path
+        version_table_schema=connection.scalar(text("SELECT current_schema()")),
     )
     with context.begin_transaction():
         # one migrator at a time; waiting for the turn is not what the timeout is for
@@ -53,7 +57,10 @@ async def connect_and_migrate() -> None:
 
 def print_sql() -> None:
     """``alembic upgrade head --sql``: needs no database."""
-    context.configure(dialect_name="postgresql", literal_binds=True)
+    # the default style of parameters doubles every percent sign, also in what format() is given
+    context.configure(
+        dialect_name="postgresql", literal_binds=True, dialect_opts={"paramstyle": "named"}
+    )
     with context.begin_transaction():
         context.run_migrations()
 

@@ -1,20 +1,28 @@
 """Reading PostgreSQL straight into Arrow: a synchronous connection for use in a worker thread.
 
 ADBC's driver reads results by binary COPY and releases the interpreter lock meanwhile; see
-docs/performance.md for what it was measured against.
+docs/performance.md for what it was measured against. Its failures are the same errors as those of
+`Database`: by SQLSTATE, or where it has none, by what asyncpg says of the same server.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import asyncpg
 import pyarrow as pa
 from adbc_driver_postgresql import StatementOptions, dbapi
 
-from atlas.db.errors import from_sqlstate
-from atlas.errors import DatabaseUnavailable
+from atlas.config import get_settings
+from atlas.db import sessions
+from atlas.db.errors import from_sqlstate, pool_timeout, translate
+from atlas.db.url import translate_url, with_setting
+from atlas.errors import AtlasError, ConfigurationError, DatabaseUnavailable
 
 #: Large enough to be quick, small enough that work on one batch overlaps with the coming of the next.
 _BATCH_BYTES = str(4 << 20)
@@ -24,32 +32,65 @@ class ArrowConnection:
     """One transaction on a connection of its own, rolled back at the end: it only reads.
 
     Use it as a context manager, in one thread at a time. Statements are given as text: values must be quoted
-    by `literal`. Outside of a transaction a pooler in transaction mode could hand the parts of a statement to
-    different servers.
+    by `atlas.db.sql`. Outside of a transaction a pooler in transaction mode could hand the parts of a
+    statement to different servers. A process has at most DATABASE_POOL_SIZE and `sessions.OVERFLOW` of
+    them; raises `DatabaseUnavailable` when none becomes free in DATABASE_POOL_TIMEOUT.
     """
 
     def __init__(self, libpq_url: str) -> None:
-        with _translated():
-            self._connection = dbapi.connect(libpq_url, autocommit=False)
+        self._turns = _turns()
+        if not self._turns.acquire(timeout=get_settings().database_pool_timeout):
+            raise pool_timeout()
         try:
-            self.execute("SET LOCAL TIME ZONE 'UTC'")
+            self._connection = _connect(libpq_url)
         except BaseException:
-            self._connection.close()
+            self._turns.release()
             raise
+        try:
+            self._settle()
+        except BaseException:
+            self.close()
+            raise
+
+    def _settle(self) -> None:
+        self.execute(sessions.preamble(local=True))
+        (row,) = self._fetch(sessions.FACTS)
+        if any(isinstance(value, bytes) for value in row):
+            raise ConfigurationError(
+                "the role or database of DATABASE_URL has quote_all_identifiers on, by which "
+                "Arrow's driver knows no type, and a pooler that takes no settings is in between",
+                hint="ALTER DATABASE or ROLE ... RESET quote_all_identifiers",
+            )
+        facts = sessions.Facts.of(*row)
+        with _translated():
+            self._connection.rollback()
+        # takes no snapshot: what the caller locks first comes before any
+        self.execute(sessions.preamble(facts, local=True, read_only=True))
+
+    def close(self) -> None:
+        """End the transaction and the connection."""
+        try:
+            self._connection.close()
+        finally:
+            self._turns.release()
 
     def __enter__(self) -> ArrowConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self.close()
 
     def execute(self, statement: str) -> None:
-        """Run a statement that returns nothing."""
+        """Run statements that return nothing, several in one round trip where semicolons part them."""
         with _translated(), self._connection.cursor() as cursor:
-            cursor.execute(statement)
+            cursor.adbc_statement.set_sql_query(statement)
+            cursor.adbc_statement.execute_update()
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a small result."""
+        return self._fetch(query)
+
+    def _fetch(self, query: str) -> list[tuple[Any, ...]]:
         with _translated(), self._connection.cursor() as cursor:
             cursor.execute(query)
             return list(cursor.fetchall())
@@ -65,22 +106,59 @@ class ArrowConnection:
                 yield from reader
 
 
-def literal(value: str) -> str:
-    """A text literal for SQL."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except dbapi.OperationalError as error:
+    except dbapi.Error as error:
         if error.sqlstate:
             raise from_sqlstate(error.sqlstate, error) from error
-        # libpq's own failures (refused, lost, timed out) carry no code
-        raise DatabaseUnavailable(f"the connection to PostgreSQL failed: {error}") from error
-    except dbapi.Error as error:
-        raise from_sqlstate(error.sqlstate, error) from error
+        # libpq's own failures (lost, timed out) carry no code
+        raise DatabaseUnavailable("the connection to PostgreSQL failed") from error
     except OSError as error:
-        # a stream of batches has no other word for a connection that broke off
-        raise DatabaseUnavailable(f"the connection to PostgreSQL was lost: {error}") from error
+        # a stream of batches has no other word, whatever cut it short; nor a code
+        reason = str(error).splitlines()[0].rpartition("]: ")[2]
+        raise DatabaseUnavailable(
+            f"the rows of a query were lost on their way: {reason}"
+        ) from error
+
+
+_limit: dict[int, threading.BoundedSemaphore] = {}
+_limit_lock = threading.Lock()
+
+
+def _turns() -> threading.BoundedSemaphore:
+    """The turns of this process, as many as the settings have now."""
+    size = get_settings().database_pool_size + sessions.OVERFLOW
+    with _limit_lock:
+        return _limit.setdefault(size, threading.BoundedSemaphore(size))
+
+
+def _connect(libpq_url: str) -> Any:
+    url = libpq_url
+    if get_settings().database_pool_mode != "transaction":  # a pooler would refuse it
+        # the driver looks up the names of types before anything can be set
+        url = with_setting(url, "quote_all_identifiers", "off")
+    try:
+        return dbapi.connect(url, autocommit=False)
+    except dbapi.Error as error:
+        raise _reason(libpq_url) from error
+
+
+def _reason(libpq_url: str) -> AtlasError:
+    """Why a connection cannot be had: libpq has only text for that, asyncpg a code."""
+    target = translate_url(libpq_url)
+
+    async def attempt() -> None:
+        connection = await asyncpg.connect(**target.asyncpg)
+        await connection.close()
+
+    with ThreadPoolExecutor(1) as thread:  # this one may have a loop
+        error = thread.submit(asyncio.run, attempt()).exception()
+    if error is None:
+        return DatabaseUnavailable(f"the connection to {target.where} failed, and then succeeded")
+    if isinstance(error, AtlasError):
+        return error
+    return translate(error, where=target.where, connecting=True) or DatabaseUnavailable(
+        f"the connection to {target.where} failed: {type(error).__name__}"
+    )

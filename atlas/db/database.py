@@ -19,10 +19,9 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from atlas.config import get_settings
-from atlas.db import embedded
+from atlas.db import embedded, sessions
 from atlas.db.errors import translate
 from atlas.db.url import Target, translate_url
 from atlas.errors import AtlasError, ConfigurationError
@@ -36,8 +35,6 @@ Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 HEALTH_TIMEOUT = 10.0
 #: Seconds for which a connection that was used is taken to work, unless it is seen to be closed.
 _FRESH_SECONDS = 5.0
-#: Connections beyond DATABASE_POOL_SIZE, so that a lock held on one does not starve what it guards.
-_OVERFLOW = 2
 
 
 class Database:
@@ -173,6 +170,7 @@ class Database:
         guard = self._close_with_loop(loop)
         pool = _Pool(engine, guard)
         _translate_errors(engine, target)
+        _settle_sessions(engine)
 
         @event.listens_for(engine.sync_engine, "checkin")
         def keep(_: Any, record: Any) -> None:
@@ -247,14 +245,18 @@ class _Pool:
 
 def _engine_options(target: Target, overrides: dict[str, Any]) -> dict[str, Any]:
     settings = get_settings()
-    # only what PgBouncer tracks: it refuses every other start-up parameter
-    server_settings = {"timezone": "UTC"}
+    arguments: dict[str, Any] = {**target.asyncpg}
     if not target.has_application_name:
-        server_settings["application_name"] = "atlas"
-    arguments: dict[str, Any] = {**target.asyncpg, "server_settings": server_settings}
+        # a start-up parameter that PgBouncer takes; it refuses most others
+        arguments["server_settings"] = {"application_name": "atlas"}
     # text as it is in JSON: a server whose encoding is SQL_ASCII refuses \u escapes
     plain_json = functools.partial(json.dumps, ensure_ascii=False)
-    options: dict[str, Any] = {"hide_parameters": True, "json_serializer": plain_json}
+    options: dict[str, Any] = {
+        "hide_parameters": True,
+        "json_serializer": plain_json,
+        # each BEGIN says it, so that no default of the role decides
+        "isolation_level": "READ COMMITTED",
+    }
     if settings.database_pool_mode == "transaction":
         # the pooler gives each transaction another server connection: nothing may be prepared for
         # later, and names must not meet
@@ -262,12 +264,13 @@ def _engine_options(target: Target, overrides: dict[str, Any]) -> dict[str, Any]
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": lambda: f"__atlas_{uuid.uuid4().hex}__",
+            "connection_class": sessions.PooledConnection,
         }
-        options["poolclass"] = NullPool
-    elif "poolclass" not in overrides:
+    if "poolclass" not in overrides:
         options |= {
             "pool_size": settings.database_pool_size,
-            "max_overflow": _OVERFLOW,
+            "max_overflow": sessions.OVERFLOW,
+            "pool_timeout": settings.database_pool_timeout,
         }
     arguments |= overrides.get("connect_args", {})
     return {**options, **overrides, "connect_args": arguments}
@@ -278,6 +281,15 @@ def _translate_pool_timeout(_: object, error: BaseException | None, __: object) 
         raise translate(error) or error from error
 
 
+def _settle_sessions(engine: AsyncEngine) -> None:
+    """Make every new connection what Atlas needs before anybody has it."""
+
+    # before SQLAlchemy looks which schema is the default one
+    @event.listens_for(engine.sync_engine, "connect", insert=True)
+    def settle(connection: Any, _: Any) -> None:
+        connection.run_async(sessions.settle)
+
+
 def _translate_errors(engine: AsyncEngine, target: Target) -> None:
     """Make every error of connecting, of a statement and of a commit one of the tree."""
 
@@ -286,7 +298,7 @@ def _translate_errors(engine: AsyncEngine, target: Target) -> None:
         try:
             return dialect.connect(*arguments, **options)
         except Exception as error:
-            raise translate(error, where=target.where) or error from error
+            raise translate(error, where=target.where, connecting=True) or error from error
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def replace(context: ExceptionContext) -> BaseException | None:

@@ -30,16 +30,27 @@ _TRANSIENT: dict[str, str | None] = {
     "57P": None,
 }
 
-#: Codes and classes that a person mends in the settings, the server or the grants.
+_POOLER = (
+    "a pooler in transaction mode is in between: set DATABASE_POOL_MODE=transaction, "
+    "or give DATABASE_URL the server's own port"
+)
+
+#: Codes and classes that a person mends in the settings, the server or the grants; the first that fits.
 _CONFIGURATION: dict[str, str] = {
-    "28": "check the user and the password in DATABASE_URL",
+    "28P01": "check the user and the password in DATABASE_URL",
+    "28": "check the user in DATABASE_URL and the server's pg_hba.conf; a server that takes encrypted "
+    "connections only wants sslmode=require in DATABASE_URL",
     "3D000": "create the database or correct its name in DATABASE_URL",
-    "42501": "grant the role of DATABASE_URL the privilege",
+    "42501": "`atlas db roles` prints which role may do what, and the grants for it",
+    # duplicate_prepared_statement, invalid_sql_statement_name
+    "42P05": _POOLER,
+    "26000": _POOLER,
 }
 
 _HINTS = {
     "53100": "the disk of PostgreSQL is full: free space; nothing was half-written",
     "53200": "PostgreSQL is out of memory",
+    "57014": "somebody cancelled the statement, or a timeout of the server did; `atlas doctor` looks for one",
     "25006": "PostgreSQL takes no writes here: a read-only transaction or a standby",
 }
 
@@ -47,10 +58,14 @@ _HINTS = {
 _MISSING_SCHEMA = frozenset({"42P01", "42703"})
 
 
-def from_sqlstate(sqlstate: str | None, error: BaseException) -> AtlasError:
-    """The error of the tree for a SQLSTATE; raise it ``from error``."""
+def from_sqlstate(
+    sqlstate: str | None, error: BaseException, *, where: str | None = None
+) -> AtlasError:
+    """The error of the tree for a SQLSTATE; raise it ``from error``. ``where`` is what was connected to."""
     code = sqlstate or None
     message = _primary_message(error)
+    if where is not None:
+        message = f"{where}: {message}"
     if code is None:
         return DatabaseError(message)
     if code in _MISSING_SCHEMA:
@@ -58,25 +73,32 @@ def from_sqlstate(sqlstate: str | None, error: BaseException) -> AtlasError:
     for key, remedy in _CONFIGURATION.items():
         if code.startswith(key):
             return ConfigurationError(f"PostgreSQL refused: {message}", hint=remedy)
-    constraint = getattr(error, "constraint_name", None)
+    constraint = _diagnosis(error, "CONSTRAINT_NAME")
     for key, hint in _TRANSIENT.items():
         if code.startswith(key):
             return DatabaseUnavailable(message, sqlstate=code, constraint=constraint, hint=hint)
     return DatabaseError(message, sqlstate=code, constraint=constraint, hint=_HINTS.get(code))
 
 
-def translate(error: BaseException, *, where: str = "PostgreSQL") -> AtlasError | None:
+def pool_timeout() -> DatabaseUnavailable:
+    """The error where no connection of a pool became free in time."""
+    return DatabaseUnavailable(
+        "every connection of the pool is in use",
+        hint="raise DATABASE_POOL_SIZE or DATABASE_POOL_TIMEOUT, or hold sessions for a shorter time",
+    )
+
+
+def translate(
+    error: BaseException, *, where: str = "PostgreSQL", connecting: bool = False
+) -> AtlasError | None:
     """The error of the tree for what SQLAlchemy, asyncpg or a socket raised; None for other things.
 
-    ``where`` names the server in messages; it holds no secret.
+    ``where`` names the server in messages, of all failures while ``connecting``; it holds no secret.
     """
     if isinstance(error, AtlasError):
         return None
     if isinstance(error, PoolTimeout):
-        return DatabaseUnavailable(
-            "every connection of the pool is in use",
-            hint="raise DATABASE_POOL_SIZE, or hold sessions for a shorter time",
-        )
+        return pool_timeout()
     driver = _driver_error(error)
     if isinstance(driver, asyncpg.exceptions.ClientConfigurationError):
         return ConfigurationError(f"DATABASE_URL: {driver}", hint="correct DATABASE_URL")
@@ -86,7 +108,7 @@ def translate(error: BaseException, *, where: str = "PostgreSQL") -> AtlasError 
         )
     sqlstate = getattr(driver, "sqlstate", None)
     if sqlstate:
-        return from_sqlstate(sqlstate, driver)
+        return from_sqlstate(sqlstate, driver, where=where if connecting else None)
     if isinstance(driver, OSError | TimeoutError):
         return DatabaseUnavailable(f"cannot reach {where}: {type(driver).__name__}")
     if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -107,9 +129,18 @@ def _driver_error(error: BaseException) -> BaseException:
 
 
 def _primary_message(error: BaseException) -> str:
-    # the DETAIL line quotes rows, which have no place in a log
-    message = getattr(error, "message", None)
+    # the DETAIL line quotes rows, and other lines the statement: neither has a place in a log
+    message = _diagnosis(error, "MESSAGE_PRIMARY") or getattr(error, "message", None)
     if isinstance(message, str) and message:
         return message
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _diagnosis(error: BaseException, field: str) -> str | None:
+    """A field of the server's report, by libpq's name: asyncpg has attributes, ADBC a list."""
+    for name, value in getattr(error, "details", None) or ():
+        if name in (f"PG_DIAG_{field}", f"PG_DIAG_{field}".encode()):
+            return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    value = getattr(error, field.lower(), None)
+    return value if isinstance(value, str) else None

@@ -15,9 +15,10 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect, text
 
 from atlas.db.database import Database
+from atlas.db.sessions import check_encoding
 from atlas.errors import ConfigurationError, MigrationsPending
 
 #: Alembic keeps what it is doing in globals: one at a time in a process, in a thread with a loop of
@@ -98,13 +99,40 @@ async def _run_in_own_loop(database: Database, step: Any, revision: str) -> None
 
 
 def _run_step(connection: Connection, step: Any, revision: str) -> None:
+    if step is command.upgrade:
+        check_encoding(str(connection.scalar(text("SHOW server_encoding"))))
+        _refuse_tables_without_version(connection)
+        connection.commit()
     config = _config()
     config.attributes["connection"] = connection
     step(config, revision)
 
 
 def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    schema = connection.scalar(text("SELECT current_schema()"))
+    context = MigrationContext.configure(connection, opts={"version_table_schema": schema})
+    return context.get_current_revision()
+
+
+def _refuse_tables_without_version(connection: Connection) -> None:
+    """Raise `ConfigurationError` for tables of these names that no revision here has made."""
+    if _current(connection) is not None:
+        return
+    schema = connection.scalar(text("SELECT current_schema()"))
+    tables = inspect(connection).get_table_names(schema)
+    there = sorted({*tables} & {"videos", "video_stats_log"})
+    if not there:
+        return
+    if "archive_control" in tables:
+        raise ConfigurationError(
+            "the database has Atlas's tables, but does not say at which revision they are",
+            hint="where its backup did, `alembic stamp REVISION` says it again",
+        )
+    raise ConfigurationError(
+        f"the database has a table {there[0]} that this version of Atlas did not make",
+        hint="`atlas db upgrade --take-over` takes over the tables of the platform's first schema; "
+        "for other tables create a schema of its own and name it in search_path",
+    )
 
 
 def _config() -> Config:

@@ -103,6 +103,14 @@ def translate_url(url: str) -> Target:
     )
 
 
+def with_setting(libpq_url: str, name: str, value: str) -> str:
+    """The same URL, for sessions that begin with a setting of the server."""
+    address, _, text = libpq_url.partition("?")
+    query = dict(parse_qsl(text.replace("+", "%2B"), keep_blank_values=True))
+    query["options"] = f"{query.get('options', '')} -c {name}={value}".strip()
+    return f"{address}?{urlencode(query, quote_via=quote, safe='/,:[]')}"
+
+
 def _query(text: str) -> dict[str, str]:
     # in libpq a plus sign is a plus sign
     pairs = parse_qsl(text.replace("+", "%2B"), keep_blank_values=True)

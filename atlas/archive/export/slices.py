@@ -17,6 +17,7 @@ from atlas.archive.session import Steps, object_key
 from atlas.db import Database
 from atlas.db.arrow import ArrowConnection
 from atlas.db.locks import retry_when_locked
+from atlas.db.sql import identifier
 from atlas.errors import MigrationsPending, VerificationFailed
 from atlas.logging import get_logger
 from atlas.repositories.erasure import NOT_FORGOTTEN
@@ -247,9 +248,10 @@ class Run:
 
     def _export(self, file: FileRecord, path: Path, url: str) -> FileFacts:
         columns = ", ".join(SAMPLE_COLUMNS)
+        assert file.relation is not None
         with ArrowConnection(url) as connection:
             batches = connection.batches(
-                f'SELECT {columns} FROM "{file.relation}" WHERE {NOT_FORGOTTEN}'
+                f"SELECT {columns} FROM {identifier(file.relation)} WHERE {NOT_FORGOTTEN}"
             )
             return export_samples(batches, path, seq=file.seq, metadata=self.steps.footer(file))
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.errors import ConfigurationError
 from atlas.types import utc
 
 PARENT = "video_stats_log"
@@ -17,18 +18,24 @@ PREFIX = f"{PARENT}_"
 #: How long DDL may wait for its lock before it gives way to the writers behind it.
 LOCK_TIMEOUT = "500ms"
 
-_ATTACHED = text(r"""
-    SELECT relname AS name,
-           (regexp_match(bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz AS lower,
-           (regexp_match(bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz AS upper,
-           coalesce(pg_total_relation_size(oid), 0) AS byte_size
+#: Each attached partition with its bounds, from the catalogue: NULL where they are no two moments. No
+#: backslashes: what they mean in a literal is a setting.
+BOUNDS = """
+    SELECT relname::text AS name, oid, bound,
+           CASE WHEN is_range THEN split_part(bound, '''', 2)::timestamptz END AS lower,
+           CASE WHEN is_range THEN split_part(bound, '''', 4)::timestamptz END AS upper
     FROM (
-        SELECT c.oid, c.relname, pg_get_expr(c.relpartbound, c.oid) AS bound
+        SELECT c.oid, c.relname, pg_get_expr(c.relpartbound, c.oid) AS bound,
+               pg_get_expr(c.relpartbound, c.oid) LIKE 'FOR VALUES FROM (''%'') TO (''%'')' AS is_range
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'video_stats_log'::regclass AND NOT i.inhdetachpending
-    ) AS partition
-    ORDER BY lower
-    """)
+    ) AS attached
+"""
+
+_ATTACHED = text(
+    "SELECT name, bound, lower, upper, coalesce(pg_total_relation_size(oid), 0) AS byte_size "
+    f"FROM ({BOUNDS}) AS partition ORDER BY lower"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +81,20 @@ class Partitions:
         self.session = session
 
     async def attached(self) -> list[Partition]:
-        """Every attached partition with both bounds, oldest first."""
-        rows = (await self.session.execute(_ATTACHED)).all()
-        return [
-            Partition(row.name, row.lower, row.upper, row.byte_size)
-            for row in rows
-            if row.lower is not None and row.upper is not None
-        ]
+        """Every attached partition, oldest first.
+
+        Raises `ConfigurationError` for one that lacks a bound, such as a DEFAULT partition: what lies in
+        it would never be archived.
+        """
+        partitions = []
+        for row in await self.session.execute(_ATTACHED):
+            if row.lower is None or row.upper is None:
+                raise ConfigurationError(
+                    f"the bounds of partition {row.name} are no two moments: {row.bound}",
+                    hint=f"detach it from {PARENT} and insert its rows into {PARENT} again",
+                )
+            partitions.append(Partition(row.name, row.lower, row.upper, row.byte_size))
+        return partitions
 
     async def ensure(self, timestamps: Iterable[datetime], hours: int) -> int:
         """Make the partitions that ``timestamps`` need; returns how many were made.

@@ -17,8 +17,10 @@ import pyarrow as pa
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from atlas.db.arrow import ArrowConnection, literal
+from atlas.db.arrow import ArrowConnection
+from atlas.db.sql import identifier, literal
 from atlas.repositories.erasure import FORGOTTEN, NOT_FORGOTTEN
+from atlas.repositories.partitions import BOUNDS
 from atlas.types import check_id, utc
 
 #: Orders the tiers where one sample is in several: hot above sealed above cold, then the higher seq.
@@ -37,14 +39,9 @@ HOT_SCHEMA = pa.schema(
 )
 
 
-_HOT_FROM = r"""
-    SELECT (
-        SELECT min((regexp_match(
-            pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([^'']+)''\)'
-        ))[1]::timestamptz)
-        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = 'video_stats_log'::regclass
-    ), metrics_seen FROM archive_control WHERE id = 1
+_HOT_FROM = f"""
+    SELECT (SELECT min(lower) FROM ({BOUNDS}) AS partition), metrics_seen
+    FROM archive_control WHERE id = 1
 """
 
 
@@ -174,7 +171,7 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
                 files.append(ColdFile(key, vault, first, last, known, size, in_ledger=True))
         query = " UNION ALL ".join(
             "SELECT video_id, timestamp, views, likes, comment_count, "
-            f'{priority}::bigint AS priority FROM "{name}" '
+            f"{priority}::bigint AS priority FROM {identifier(name)} "
             f"WHERE {selection.sql()} AND {NOT_FORGOTTEN}"
             for name, priority in sources
         )

@@ -13,6 +13,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.db.sql import identifier
 from atlas.errors import LeaseLost, NotFound
 from atlas.models import ArchiveControl, ArchiveFile
 from atlas.repositories.erasure import NOT_FORGOTTEN
@@ -152,7 +153,7 @@ class LedgerReader:
         return int(
             await self.session.scalar(
                 text(
-                    "SELECT coalesce(sum(pg_total_relation_size(to_regclass(relation))), 0) "
+                    "SELECT coalesce(sum(pg_total_relation_size(to_regclass(quote_ident(relation)))), 0) "
                     "FROM archive_files WHERE relation IS NOT NULL"
                 )
             )
@@ -161,7 +162,7 @@ class LedgerReader:
 
     async def count_rows(self, relation: str) -> int:
         """Rows of a sealed table that count, counted by PostgreSQL."""
-        query = text(f'SELECT count(*) FROM "{relation}" WHERE {NOT_FORGOTTEN}')
+        query = text(f"SELECT count(*) FROM {identifier(relation)} WHERE {NOT_FORGOTTEN}")
         return int(await self.session.scalar(query) or 0)
 
 
@@ -200,15 +201,14 @@ class LedgerWriter(LedgerReader):
         Takes ACCESS EXCLUSIVE on the parent for as long as this transaction lasts.
         """
         await self.session.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-        await self.session.execute(
-            text(f'ALTER TABLE {PARENT} DETACH PARTITION "{partition.name}"')
-        )
-        rows = await self.session.scalar(text(f'SELECT EXISTS (SELECT FROM "{partition.name}")'))
+        name = identifier(partition.name)
+        await self.session.execute(text(f"ALTER TABLE {PARENT} DETACH PARTITION {name}"))
+        rows = await self.session.scalar(text(f"SELECT EXISTS (SELECT FROM {name})"))
         if not rows:
-            await self.session.execute(text(f'DROP TABLE "{partition.name}"'))
+            await self.session.execute(text(f"DROP TABLE {name}"))
             return None
         relation = f"{PREFIX}sealed_{new.seq}"
-        await self.session.execute(text(f'ALTER TABLE "{partition.name}" RENAME TO {relation}'))
+        await self.session.execute(text(f"ALTER TABLE {name} RENAME TO {identifier(relation)}"))
         return await self.add(new, relation=relation)
 
     async def add(self, new: NewFile, *, relation: str | None = None) -> FileRecord:
@@ -274,7 +274,7 @@ class LedgerWriter(LedgerReader):
             file.id, ArchiveState.VERIFIED, ArchiveState.LIVE, relation=None, live_at=func.now()
         )
         if file.relation is not None:
-            await self.session.execute(text(f'DROP TABLE "{file.relation}"'))
+            await self.session.execute(text(f"DROP TABLE {identifier(file.relation)}"))
 
     async def send_back(self, file: FileRecord, object_key: str) -> FileRecord:
         """Any open state -> sealed, under a new object name; gives the old name as a retired file.

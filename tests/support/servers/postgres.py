@@ -77,16 +77,17 @@ class Server:
         """The URL of another database of the server."""
         return urlsplit(self.url)._replace(path=f"/{name}").geturl()
 
-    def execute(self, statement: str) -> Any:
-        """Run a statement outside of any transaction; returns the first column of the first row."""
-        return _run(self._execute(statement))
+    def execute(self, statement: str, url: str | None = None) -> Any:
+        """Run a statement outside of any transaction, in the database of ``url`` if given; returns the first
+        column of the first row."""
+        return _run(self._execute(statement, url or self.url))
 
-    def create(self, template: str | None = None) -> str:
+    def create(self, template: str | None = None, *, options: str = "") -> str:
         """A new database, a copy of ``template`` if given; returns its URL."""
         worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
         name = f"atlas_{worker}_{uuid.uuid4().hex[:12]}"
         copied = f' TEMPLATE "{template}"' if template else ""
-        self.execute(f'CREATE DATABASE "{name}"{copied}')
+        self.execute(f'CREATE DATABASE "{name}"{copied} {options}')
         return self.database_url(name)
 
     def drop(self, url: str) -> None:
@@ -104,8 +105,8 @@ class Server:
         command = [pg_dump_path(), *options, "--dbname", translate_url(url).libpq_url]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    async def _execute(self, statement: str) -> Any:
-        connection = await asyncpg.connect(**translate_url(self.url).asyncpg)
+    async def _execute(self, statement: str, url: str) -> Any:
+        connection = await asyncpg.connect(**translate_url(url).asyncpg)
         try:
             return await connection.fetchval(statement)
         finally:

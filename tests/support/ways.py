@@ -1,0 +1,56 @@
+"""The ways in which a run of the tests comes to its databases: ``ATLAS_TEST_WAY``.
+
+``hostile``: every default of the database is the worst that PostgreSQL takes. ``pgbouncer``: through a
+pooler in transaction mode.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tests.support.postgres import Server, name_of
+
+VARIABLE = "ATLAS_TEST_WAY"
+
+#: What an administrator, a managed service or another program's set-up may have left as a default. The
+#: timeouts are such that a busy machine does not meet them while it connects.
+HOSTILE = {
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "default_transaction_deferrable": "on",
+    "standard_conforming_strings": "off",
+    "quote_all_identifiers": "on",
+    "client_encoding": "LATIN1",
+    "datestyle": "German, DMY",
+    "timezone": "Asia/Kathmandu",
+    "statement_timeout": "2s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "2s",
+    "idle_session_timeout": "2s",
+    "transaction_timeout": "2s",
+    "search_path": '"$user", decoy, public',
+}
+
+#: Schemas that come first in the path; the second holds what looks like Atlas's.
+_DECOYS = (
+    'CREATE SCHEMA IF NOT EXISTS "{user}"',
+    "CREATE SCHEMA decoy",
+    "CREATE TABLE decoy.alembic_version (version_num text)",
+    "CREATE TABLE decoy.videos (id int)",
+)
+
+
+def way() -> str:
+    """The way of this run; empty for the plain one."""
+    return os.environ.get(VARIABLE, "")
+
+
+def make_hostile(server: Server, url: str) -> None:
+    """Give a database every default of `HOSTILE` that its server knows, and decoys for its search path."""
+    user = server.execute("SELECT current_user")
+    for statement in _DECOYS:
+        server.execute(statement.format(user=user), url)
+    for name, value in HOSTILE.items():
+        if server.execute(f"SELECT count(*) FROM pg_settings WHERE name = '{name}'"):
+            value = value if name == "search_path" else f"'{value}'"
+            server.execute(f'ALTER DATABASE "{name_of(url)}" SET {name} = {value}')
