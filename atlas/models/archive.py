@@ -56,6 +56,13 @@ class ArchiveFile(Base):
             "AND sha256 IS NOT NULL AND fingerprint IS NOT NULL)",
             name="written_is_described",
         ),
+        # both go into SQL and paths of other programs, too
+        CheckConstraint("relation ~ '^[a-z_][a-z0-9_]{0,62}$'", name="relation"),
+        CheckConstraint(
+            "starts_with(object_key, dataset || '/') AND object_key !~ '[[:cntrl:]]' "
+            "AND object_key !~ '(^|/)[.]{0,2}(/|$)'",
+            name="object_key",
+        ),
         Index("idx_archive_files_seq", "dataset", "seq", unique=True),
         Index("idx_archive_files_slice", "dataset", "slice_start", "slice_end"),
         Index(
