@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.db.arrow import ArrowConnection
 from atlas.db.sql import identifier, literal
 from atlas.repositories.erasure import FORGOTTEN, NOT_FORGOTTEN
-from atlas.repositories.partitions import BOUNDS
+from atlas.repositories.hot.partitions import BOUNDS
 from atlas.types import check_id, utc
 
 #: Orders the tiers where one sample is in several: hot above sealed above cold, then the higher seq.
