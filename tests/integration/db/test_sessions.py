@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from atlas.adapters.maia import MaiaDAO
 from atlas.archive import Archiver
-from atlas.archive.lock import archiver_lock
+from atlas.archive.fencing.lock import archiver_lock
 from atlas.config import reset_settings
 from atlas.db import Database, migrations, sessions
 from atlas.db.arrow import ArrowConnection
