@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from tests.support.postgres import Server, name_of
+from tests.support.servers.postgres import Server, name_of
 
 VARIABLE = "ATLAS_TEST_WAY"
 

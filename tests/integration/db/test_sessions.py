@@ -21,9 +21,9 @@ from atlas.ingest import record_samples
 from atlas.scheduling import Work
 from atlas.types import Sample
 from atlas.vault import LocalVault
-from tests.support import pgbouncer
-from tests.support.postgres import Server, name_of
 from tests.support.samples import as_written, samples, visible
+from tests.support.servers import pgbouncer
+from tests.support.servers.postgres import Server, name_of
 from tests.support.sql import execute, fetch, scalar
 from tests.support.ways import HOSTILE, make_hostile
 
