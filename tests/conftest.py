@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import AliasChoices
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.config import Settings, reset_settings
 from atlas.db import Database
 from tests.support.logs import capturable, logging_restored
-from tests.support.servers import postgres
+from tests.support.servers import guard, postgres
 from tests.support.servers.postgres import Server
 
 
@@ -33,6 +34,8 @@ LIVE_SERVICES = ("DATABASE_URL", "HF_REPO_ID", "HF_DATASET_ID", "GCS_BUCKET_NAME
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-socket reads its option
 def pytest_configure(config: pytest.Config) -> None:
+    if worker := getattr(config, "workerinput", None):
+        guard.join(worker["servers"])
     if allowed := config.option.allow_hosts:
         config.option.allow_hosts = ",".join([allowed, *postgres.hosts()])
     config.addinivalue_line(
@@ -40,6 +43,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "smoke(*variables): talks to a live service; skipped unless the environment has every one "
         "of the variables (without arguments: at least one that names a service)",
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["servers"] = str(guard.folder())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        guard.end()
 
 
 def pytest_report_header() -> str:
@@ -79,6 +92,12 @@ def _clean_environment(
     with logging_restored():
         yield
     reset_settings()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_end(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Servers that tests start for themselves end with the run, even with one that is killed."""
+    guard.watch(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")

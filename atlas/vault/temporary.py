@@ -16,8 +16,8 @@ _STALE_SECONDS = 86_400
 
 
 @contextmanager
-def workdir() -> Iterator[Path]:
-    """A private folder for one file's temporary data, gone afterwards."""
+def workdir(prefix: str = "archive") -> Iterator[Path]:
+    """A private folder for temporary data, gone afterwards; ``prefix`` says whose."""
     home = get_settings().atlas_home / "tmp"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in home.iterdir():
@@ -25,5 +25,5 @@ def workdir() -> Iterator[Path]:
         with suppress(FileNotFoundError):
             if left.stat().st_mtime < time.time() - _STALE_SECONDS:
                 rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="archive-", dir=home) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=home) as folder:
         yield Path(folder)

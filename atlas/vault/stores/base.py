@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO, cast
 from atlas.errors import CorruptObject, ObjectExists, VaultError, VaultUnavailable
 from atlas.types import ObjectInfo
 from atlas.vault.layout import check_key
+from atlas.vault.temporary import workdir
 
 #: Bytes moved at once while an object is copied.
 COPY_BYTES = 4 << 20
@@ -240,8 +240,8 @@ def taken(key: str) -> ObjectExists:
 @contextlib.contextmanager
 def local_copy(source: BinaryIO) -> Iterator[Path]:
     """A temporary file with what ``source`` gives: uploads are retried, and need sizes and hashes first."""
-    with tempfile.TemporaryDirectory(prefix="atlas-upload-") as folder:
-        path = Path(folder) / "object"
+    with workdir("upload") as folder:
+        path = folder / "object"
         with path.open("wb") as target:
             while chunk := source.read(COPY_BYTES):
                 target.write(chunk)

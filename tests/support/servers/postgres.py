@@ -31,6 +31,7 @@ from docker.errors import DockerException
 
 from atlas.db import Database, embedded, migrations
 from atlas.db.url import translate_url
+from tests.support.servers import guard
 
 IMAGE = "postgres:18-alpine"
 VARIABLE = "ATLAS_TEST_DATABASE_URL"
@@ -86,7 +87,8 @@ class Server:
         """A new database, a copy of ``template`` if given; returns its URL."""
         worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
         name = f"atlas_{worker}_{uuid.uuid4().hex[:12]}"
-        copied = f' TEMPLATE "{template}"' if template else ""
+        # copying the files takes a fraction of what writing each page to the log does
+        copied = f' TEMPLATE "{template}" STRATEGY FILE_COPY' if template else ""
         self.execute(f'CREATE DATABASE "{name}"{copied} {options}')
         return self.database_url(name)
 
@@ -160,7 +162,7 @@ def _container() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _embedded() -> Iterator[str]:
-    home = Path(tempfile.mkdtemp(prefix="atlas-tests-"))
+    home = Path(tempfile.mkdtemp(prefix="main-", dir=guard.folder()))
     try:
         server = Server(embedded.start(home), "")
         for name, value in _FAST.items():
