@@ -28,7 +28,7 @@ from atlas.repositories.hot.snapshot import (
     remember_metrics,
 )
 from atlas.repositories.ledger.files import LedgerReader
-from atlas.types import Dataset, ObjectStore, check_id
+from atlas.types import Dataset, ObjectStore, ReadableStore, check_id
 from atlas.vault import Vault, get_vault
 from atlas.vault.offload import offload
 
@@ -95,7 +95,7 @@ class StatsReader:
         selection = Selection.of(video_ids, since, until)
         selection, spans = await self._spans(selection)
         tables = Blocking(
-            joined(lambda: self.store, spans, selection, _needed(wanted), by_time=ordered_by_time)
+            joined(self._readable, spans, selection, _needed(wanted), by_time=ordered_by_time)
         )
         try:
             while (table := await offload(tables.next)) is not None:
@@ -117,7 +117,7 @@ class StatsReader:
         selection, spans = await self._spans(selection)
         known = [(span, span.known_rows(selection)) for span in spans]
         unknown = [span for span, rows in known if rows is None]
-        tables = Blocking(joined(lambda: self.store, unknown, selection, _needed(_schema(()))))
+        tables = Blocking(joined(self._readable, unknown, selection, _needed(_schema(()))))
         counted = sum(rows or 0 for _, rows in known)
         try:
             while (table := await offload(tables.next)) is not None:
@@ -155,7 +155,7 @@ class StatsReader:
         if await offload(self._is_hot_only, snapshot, selection):
             return snapshot, None
         appended = await offload(
-            lambda: list(appended_files(self.store, Selection(), snapshot.adopted))
+            lambda: list(appended_files(self._readable(), Selection(), snapshot.adopted))
         )
         if appended and not snapshot.metrics_seen:
             await self._remember_metrics()
@@ -186,6 +186,9 @@ class StatsReader:
                 await remember_metrics(session)
         except DatabaseError as error:  # a server that only reads, or a run that holds the row
             log.debug("metrics_not_remembered", error=type(error).__name__)
+
+    def _readable(self) -> ReadableStore:
+        return self._the_vault().as_seen_here()
 
     def _the_vault(self) -> Vault:
         return self._vault or get_vault()

@@ -21,6 +21,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "Progress",
+    "ReadableStore",
     "Sample",
     "SearchStatus",
     "TrackingTier",
@@ -152,18 +153,34 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int | None, what: str) -> None: ...
 
 
-@runtime_checkable
-class ObjectStore(Protocol):
-    """What the archive and the reader need of a vault's storage. Synchronous and thread-safe.
-
-    Keys are normalised relative paths. Every method raises `VaultError` on failure, `VaultUnavailable`
-    where the answer is not known; a missing object is ``None``, never an error.
-    """
+class ReadableStore(Protocol):
+    """What readers need of a vault's storage; see `ObjectStore`."""
 
     @property
     def identity(self) -> str:
         """Stable name of this place, without secrets: ``hf://datasets/<repo>/<prefix>`` and so on."""
         ...
+
+    def open(self, key: str, size: int | None = None) -> BinaryIO | None:
+        """A seekable reader that fetches ranges, or None if there is no such object.
+
+        With ``size``, which the caller knows, no request is made to learn it: an object that is missing
+        or of another size is then a `VaultError`, at the first read at the latest.
+        """
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose key begins with the folder ``prefix``, in key order, never cached."""
+        ...
+
+
+@runtime_checkable
+class ObjectStore(ReadableStore, Protocol):
+    """What the archive needs of a vault's storage. Synchronous and thread-safe.
+
+    Keys are normalised relative paths. Every method raises `VaultError` on failure, `VaultUnavailable`
+    where the answer is not known; a missing object is ``None``, never an error.
+    """
 
     def uri(self, key: str) -> str:
         """Address of an object for people and other programs."""
@@ -189,20 +206,8 @@ class ObjectStore(Protocol):
         """The object's content, or None if there is none."""
         ...
 
-    def open(self, key: str, size: int | None = None) -> BinaryIO | None:
-        """A seekable reader that fetches ranges, or None if there is no such object.
-
-        With ``size``, which the caller knows, no request is made to learn it: an object that is missing
-        or of another size is then a `VaultError`, at the first read at the latest.
-        """
-        ...
-
     def stat(self, key: str) -> ObjectInfo | None:
         """Size and time as the store knows them now (never a cached listing), or None."""
-        ...
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object whose key begins with the folder ``prefix``, in key order, never cached."""
         ...
 
     def delete(self, keys: Iterable[str]) -> None:

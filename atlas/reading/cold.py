@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from atlas.errors import CorruptObject
 from atlas.reading.footers import Footer, corrupt, fetch, fetch_footer, footers
 from atlas.repositories.hot.snapshot import HOT_SCHEMA, ColdFile, Selection
-from atlas.types import Dataset, ObjectStore
+from atlas.types import Dataset, ReadableStore
 
 #: What a reader gives: string, timestamp[us, UTC] and three int64, null where not known.
 COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
@@ -30,7 +30,7 @@ _FOREVER = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
 def appended_files(
-    store: ObjectStore, selection: Selection, adopted: Collection[str] = ()
+    store: ReadableStore, selection: Selection, adopted: Collection[str] = ()
 ) -> Iterator[ColdFile]:
     """Files written by ``append_metrics`` that can hold selected rows; their names carry the bounds.
 
@@ -51,7 +51,7 @@ def appended_files(
 
 
 def read_cold(
-    store: ObjectStore, cold: ColdFile, selection: Selection, schema: pa.Schema = HOT_SCHEMA
+    store: ReadableStore, cold: ColdFile, selection: Selection, schema: pa.Schema = HOT_SCHEMA
 ) -> Iterator[pa.Table]:
     """The selected rows of a file, in order, from the row groups that can hold them."""
     file = open_cold(store, cold, selection)
@@ -59,7 +59,7 @@ def read_cold(
         yield file.read(part, schema)
 
 
-def open_cold(store: ObjectStore, cold: ColdFile, selection: Selection) -> OpenedFile:
+def open_cold(store: ReadableStore, cold: ColdFile, selection: Selection) -> OpenedFile:
     """Find out which row groups can hold selected rows; no request if the footer is remembered.
 
     Raises `CorruptObject`, `VaultError`.
@@ -88,7 +88,7 @@ class OpenedFile:
     the whole file where it is small.
     """
 
-    store: ObjectStore
+    store: ReadableStore
     cold: ColdFile
     selection: Selection
     footer: Footer

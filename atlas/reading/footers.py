@@ -18,7 +18,7 @@ from atlas.errors import CorruptObject, VaultError
 from atlas.repositories.hot.snapshot import ColdFile, Selection
 from atlas.tables.checksum import check_footer
 from atlas.tables.sorting import KEY
-from atlas.types import ObjectStore
+from atlas.types import ReadableStore
 
 #: Read first of a file of which nothing is known: its footer in most cases, and small files whole.
 TAIL_BYTES = 64 << 10
@@ -116,7 +116,7 @@ def _key(cold: ColdFile) -> tuple[str, str, int | None]:
     return cold.vault, cold.object_key, cold.byte_size
 
 
-def fetch(store: ObjectStore, cold: ColdFile, start: int, end: int) -> bytes:
+def fetch(store: ReadableStore, cold: ColdFile, start: int, end: int) -> bytes:
     """The bytes from ``start`` to ``end``, in one request; nothing stays open."""
     with _opened(store, cold) as source:
         source.seek(start)
@@ -129,7 +129,7 @@ def fetch(store: ObjectStore, cold: ColdFile, start: int, end: int) -> bytes:
     return data
 
 
-def fetch_tail(store: ObjectStore, cold: ColdFile) -> tuple[int, bytes]:
+def fetch_tail(store: ReadableStore, cold: ColdFile) -> tuple[int, bytes]:
     """The size of an object and its last `TAIL_BYTES`, in one request where the size is known."""
     size = cold.byte_size
     if size is None:
@@ -140,7 +140,7 @@ def fetch_tail(store: ObjectStore, cold: ColdFile) -> tuple[int, bytes]:
     return size, fetch(store, cold, max(0, size - TAIL_BYTES), size)
 
 
-def fetch_footer(store: ObjectStore, cold: ColdFile) -> tuple[Footer, bytes | None]:
+def fetch_footer(store: ReadableStore, cold: ColdFile) -> tuple[Footer, bytes | None]:
     """The footer, and where the file is small its whole content: at most two requests."""
     size, tail = fetch_tail(store, cold)
     length = int.from_bytes(tail[-_ENDING : -len(_MAGIC)], "little") + _ENDING
@@ -169,7 +169,7 @@ def corrupt(cold: ColdFile, why: object) -> CorruptObject:
     )
 
 
-def _opened(store: ObjectStore, cold: ColdFile) -> BinaryIO:
+def _opened(store: ReadableStore, cold: ColdFile) -> BinaryIO:
     source = store.open(cold.object_key, cold.byte_size)
     if source is None:
         raise VaultError(

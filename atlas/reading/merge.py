@@ -20,7 +20,7 @@ from atlas.reading.cold import OpenedFile, as_scalar, open_cold
 from atlas.repositories.hot.snapshot import HOT_SCHEMA, ColdFile, Selection, Snapshot
 from atlas.tables.external_sort import runs_by_id, runs_by_time, settled
 from atlas.tables.sorting import merge_sorted
-from atlas.types import ObjectStore
+from atlas.types import ReadableStore
 from atlas.vault.temporary import workdir
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ def _bounds(table: pa.Table) -> tuple[datetime | None, datetime | None]:
 
 
 def joined(
-    store: Callable[[], ObjectStore],
+    store: Callable[[], ReadableStore],
     spans: list[Span],
     selection: Selection,
     schema: pa.Schema,
@@ -170,7 +170,7 @@ class _Started:
 
 
 def _start(
-    store: ObjectStore,
+    store: ReadableStore,
     cold: ColdFile,
     selection: Selection,
     schema: pa.Schema,

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from atlas.config import get_settings
 from atlas.errors import CorruptObject, InvalidInput, VaultUnavailable
 from atlas.tables.parquet import VISUALS_SCHEMA, open_writer
-from atlas.types import ObjectStore, check_id
+from atlas.types import ObjectStore, ReadableStore, check_id
 from atlas.vault import files
 from atlas.vault.layout import (
     as_date,
@@ -36,6 +36,7 @@ from atlas.vault.layout import (
 from atlas.vault.metrics import metrics_files
 from atlas.vault.spool.delivery import Outbox, Pace
 from atlas.vault.spool.metrics import Pending, Spool, deliver_or_keep
+from atlas.vault.spool.overlay import WithWaitingRows
 from atlas.vault.stores.base import COPY_BYTES
 
 Data = bytes | bytearray | memoryview | BinaryIO
@@ -227,6 +228,10 @@ class Vault:
     def drop_refused(self, wanted: Callable[[str], bool]) -> list[str]:
         """Remove documents that the store refused for good, by key, from this machine; gives their keys."""
         return self._spool().documents.drop_refused(wanted)
+
+    def as_seen_here(self) -> ReadableStore:
+        """The storage with the appended rows that wait on this machine: they count from the append on."""
+        return WithWaitingRows(self.store, self._spool())
 
     def appended_here(self) -> bool:
         """Whether `append_metrics` was ever called for this vault on this machine; asks no store."""

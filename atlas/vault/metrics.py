@@ -9,11 +9,13 @@ import numbers
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from atlas.errors import InvalidInput
@@ -24,6 +26,8 @@ from atlas.vault.layout import as_date, metrics_folder
 
 __all__ = ["MetricsFile", "digest_differs", "metrics_files"]
 
+#: In the footer: what the rows of a file follow, on the machine that appended them.
+FOLLOW = "atlas.follow"
 COUNTERS = ("views", "likes", "comment_count")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,18 +41,45 @@ Values = tuple[int | None, int | None, int | None, datetime | None]
 
 @dataclass(frozen=True, slots=True)
 class MetricsFile:
-    """The samples of one folder. ``name`` depends on the rows alone, so that a repeat is the same object:
-    ``<first>-<last>-<digest>.parquet``, first and last row timestamp in microseconds since 1970."""
+    """The samples of one folder, in a file named ``<first>-<last>-<digest>.parquet``.
+
+    ``first`` and ``last`` bound the rows' timestamps, in microseconds since 1970. The digest is that of the
+    rows and of what they ``follow``, so that a repeat is the same object; see `Repeats`.
+    """
 
     day: date
     hour: int
-    name: str
+    first: int
+    last: int
+    seq: int
+    rows_digest: str
     table: pa.Table
+    follow: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What tells the file from others."""
+        return _following(self.rows_digest, self.follow)
+
+    @property
+    def name(self) -> str:
+        """The name in its folder."""
+        return f"{self.first}-{self.last}-{self.digest}.parquet"
 
     @property
     def key(self) -> str:
         """Where the file lies in a vault."""
         return f"{metrics_folder(self.day, self.hour)}/{self.name}"
+
+    def after(self, what: str) -> MetricsFile:
+        """The same rows as they follow something else."""
+        return replace(self, follow=what)
+
+    def sample_hashes(self) -> npt.NDArray[np.int64]:
+        """A hash for each (video_id, timestamp)."""
+        keys = (repr(row[:2]).encode() for row in _rows(self.table))
+        hashes = b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in keys)
+        return np.frombuffer(hashes, np.int64)
 
     def write(self, target: BinaryIO) -> None:
         """Write the Parquet file."""
@@ -56,6 +87,7 @@ class MetricsFile:
             "atlas.format": "1",
             "atlas.dataset": "metrics",
             "atlas.rows": str(len(self.table)),
+            **({FOLLOW: self.follow} if self.follow else {}),
         }
         with open_writer(target, METRICS_SCHEMA, metadata) as writer:
             writer.write_table(self.table, row_group_size=ROW_GROUP_ROWS)
@@ -111,20 +143,32 @@ def _file(
     first, last = (
         (moment - _EPOCH) // _MICROSECOND for moment in (min(columns[1]), max(columns[1]))
     )
-    return MetricsFile(day, hour, f"{first}-{last}-{_digest(table)}.parquet", table)
+    return MetricsFile(day, hour, first, last, seq, _rows_digest([table]), table)
 
 
-def _digest(table: pa.Table) -> str:
-    """What tells the rows of a file from others, when they were appended aside."""
-    digest = hashlib.blake2b(digest_size=16)
+def _rows(table: pa.Table) -> Iterator[tuple[object, ...]]:
+    """What each row says, without its ``seq``."""
     moments = [table[name].cast(pa.int64()) for name in ("timestamp", "published_at")]
     columns = [table["video_id"], moments[0], *(table[name] for name in COUNTERS), moments[1]]
-    for row in zip(*(column.to_pylist() for column in columns), strict=True):
-        digest.update(repr(row).encode())
+    yield from zip(*(column.to_pylist() for column in columns), strict=True)
+
+
+def _rows_digest(tables: Iterable[pa.Table]) -> str:
+    """What tells rows from others, when they were appended aside."""
+    digest = hashlib.blake2b(digest_size=16)
+    for table in tables:
+        for row in _rows(table):
+            digest.update(repr(row).encode())
     return digest.hexdigest()
 
 
-def digest_differs(name: str, table: pa.Table) -> bool:
+def _following(rows_digest: str, what: str) -> str:
+    if not what:
+        return rows_digest
+    return hashlib.blake2b(f"{rows_digest} {what}".encode(), digest_size=16).hexdigest()
+
+
+def digest_differs(name: str, tables: Iterable[pa.Table], footer: Mapping[bytes, bytes]) -> bool:
     """Whether an appended file holds other rows, or other columns, than its name tells.
 
     Names that other programs gave tell nothing.
@@ -132,9 +176,13 @@ def digest_differs(name: str, table: pa.Table) -> bool:
     told = re.fullmatch(r"-?\d+--?\d+-([0-9a-f]{32})\.parquet", name)
     if told is None:
         return False
-    if not table.schema.equals(METRICS_SCHEMA):
-        return True
-    return told[1] != _digest(table)
+    checked = []
+    for table in tables:
+        if not table.schema.equals(METRICS_SCHEMA):
+            return True
+        checked.append(table)
+    follow = footer.get(FOLLOW.encode(), b"").decode(errors="replace")
+    return told[1] != _following(_rows_digest(checked), follow)
 
 
 def _parse(

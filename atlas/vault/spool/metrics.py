@@ -5,26 +5,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import shutil
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from atlas.errors import ObjectExists, VaultError, VaultUnavailable
 from atlas.logging import get_logger
-from atlas.types import ObjectStore
+from atlas.types import ObjectInfo, ObjectStore
 from atlas.vault import files
 from atlas.vault.layout import metrics_folder
 from atlas.vault.metrics import MetricsFile
 from atlas.vault.spool.documents import Documents
+from atlas.vault.spool.repeats import REMEMBERED_DAYS, Repeats, forget_days
 
 log = get_logger(__name__)
 
-#: Days for which a delivered file is remembered, today besides.
-_REMEMBERED_DAYS = 7
 #: Temporary files older than this were left by a crash.
 _STALE_SECONDS = 86_400
 #: Folder and name of a file, in one name.
@@ -55,8 +54,9 @@ class Spool:
 
     ``pending`` holds finished Parquet files, named by what is in them; ``delivered/<date>`` holds an empty
     file for each that the store has had within a week, so that a repeated call adds nothing even after
-    compaction took the object away. Any number of threads and processes may share a spool: delivery is
-    create-only, and a file leaves ``pending`` only when the store has it.
+    compaction took the object away; ``appended/<date>`` says in which order samples came. Any number of
+    threads and processes may share a spool: delivery is create-only, and a file leaves ``pending`` only when
+    the store has it.
     """
 
     def __init__(self, home: Path, identity: str) -> None:
@@ -64,6 +64,7 @@ class Spool:
         self.folder = home / "spool" / digest
         self._pending = self.folder / "pending"
         self._delivered = self.folder / "delivered"
+        self._repeats = Repeats(self.folder / "appended")
         self.documents = Documents(self.folder / "documents")
         # one delivery at a time: who waits finds its files delivered together with those before
         self._lock = threading.Lock()
@@ -74,22 +75,39 @@ class Spool:
         Raises `VaultFull`, `VaultDenied` or `VaultError`; files before the one that failed are kept.
         """
         added = []
-        for file in new:
-            name = f"{file.day.isoformat()}_{file.hour:02}_{file.name}"
-            path = self._pending / name
-            with files.told_as_vault_error(str(self._pending)):
-                if path.exists() or self._is_delivered(name):
-                    continue
-                files.make_folder(self._pending)
-                staged = files.stage(self._pending, file.write)
-                try:
-                    # replaced, not created: another process may just have written the same rows
-                    files.replace(staged, path)
-                finally:
-                    staged.unlink(missing_ok=True)
-            log.debug("metrics_spooled", key=file.key)
-            added.append(name)
+        today = datetime.now(UTC).date()
+        for given in new:
+            file = self._placed(given, today)
+            if file is None:
+                continue
+            name = _name(file)
+            if not self._knows(name):
+                with files.told_as_vault_error(str(self._pending)):
+                    files.make_folder(self._pending)
+                    staged = files.stage(self._pending, file.write)
+                    try:
+                        # replaced, not created: another process may just have written the same rows
+                        files.replace(staged, self._pending / name)
+                    finally:
+                        staged.unlink(missing_ok=True)
+                log.debug("metrics_spooled", key=file.key)
+                added.append(name)
+            self._repeats.note(file, today)
         return added
+
+    def _placed(self, file: MetricsFile, today: date) -> MetricsFile | None:
+        """The file under the name that its rows get after what came before; None: they are a repeat."""
+        week = today.toordinal() // REMEMBERED_DAYS
+        # what is not remembered any more may lie in the store, under the name of an earlier week
+        names = [file.after(what) for what in (f"week {week}", f"week {week - 1}", "")]
+        if not any(self._knows(_name(one)) for one in names):
+            return names[0]
+        changed = self._repeats.changed_since(file)
+        return None if changed is None else file.after(changed)
+
+    def _knows(self, name: str) -> bool:
+        with files.told_as_vault_error(str(self._pending)):
+            return (self._pending / name).exists() or self._is_delivered(name)
 
     def deliver(self, store: ObjectStore, most: int | None = None) -> int:
         """Put up to ``most`` files that wait into the store; gives how many it has now that it had not.
@@ -120,14 +138,32 @@ class Spool:
 
     def get(self, key: str) -> bytes | None:
         """The content that waits under that key, or None."""
+        if _KEY.fullmatch(key) is None:
+            return self.documents.get(key)
+        with files.told_as_vault_error(key), contextlib.ExitStack() as stack:
+            file = self.open_rows(key)
+            return None if file is None else stack.enter_context(file).read()
+
+    def open_rows(self, key: str) -> BinaryIO | None:
+        """The rows that wait under that key, open for reading, or None. They stay readable when delivered."""
         match = _KEY.fullmatch(key)
         if match is None:
-            return self.documents.get(key)
+            return None
         with files.told_as_vault_error(key):
             try:
-                return (self._pending / "_".join(match.groups())).read_bytes()
+                return (self._pending / "_".join(match.groups())).open("rb")
             except FileNotFoundError:
                 return None
+
+    def rows(self) -> list[ObjectInfo]:
+        """The rows that wait, as the objects that they are going to be."""
+        found = []
+        for path in self._waiting():
+            with contextlib.suppress(FileNotFoundError):  # delivered meanwhile
+                at = path.stat()
+                modified = datetime.fromtimestamp(at.st_mtime, UTC)
+                found.append(ObjectInfo(_key(path.name), at.st_size, modified))
+        return found
 
     def keys(self) -> list[str]:
         """The keys under which something waits."""
@@ -187,7 +223,7 @@ class Spool:
             today = self._delivered / datetime.now(UTC).date().isoformat()
             if not today.exists():
                 files.make_folder(today)
-                self._forget_old()
+                forget_days(self._delivered, datetime.now(UTC).date())
             # remembered before it leaves: a crash between the two repeats a put, which finds the object
             (today / name).touch(mode=0o600)
             (self._pending / name).unlink(missing_ok=True)
@@ -197,15 +233,12 @@ class Spool:
         # a day ahead as well: another process may be past midnight
         return any(
             (self._delivered / (today - timedelta(days=back)).isoformat() / name).exists()
-            for back in range(-1, _REMEMBERED_DAYS + 1)
+            for back in range(-1, REMEMBERED_DAYS + 1)
         )
 
-    def _forget_old(self) -> None:
-        oldest = datetime.now(UTC).date() - timedelta(days=_REMEMBERED_DAYS)
-        for folder in self._delivered.iterdir():
-            with contextlib.suppress(ValueError):  # not ours
-                if date.fromisoformat(folder.name) < oldest:
-                    shutil.rmtree(folder, ignore_errors=True)
+
+def _name(file: MetricsFile) -> str:
+    return f"{file.day.isoformat()}_{file.hour:02}_{file.name}"
 
 
 def _key(name: str) -> str:
