@@ -10,7 +10,10 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -25,9 +28,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from atlas.errors import ConfigurationError
+from atlas.errors import ConfigurationError, InvalidInput
 
-__all__ = ["ApiKey", "Settings", "get_settings", "reset_settings", "settings"]
+__all__ = ["ApiKey", "QuotaBucket", "Settings", "get_settings", "reset_settings", "settings"]
 
 #: Environments in which the embedded database and the local vault may be used unasked.
 THROWAWAY_ENVIRONMENTS = frozenset({"dev", "test"})
@@ -48,6 +51,33 @@ class ApiKey(SecretStr):
     def __init__(self, secret_value: str, project: str | None = None) -> None:
         super().__init__(secret_value)
         self.project = project
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaBucket:
+    """A bucket of a project's daily quota: ``limit`` units a Pacific day, ``cost`` of them a request."""
+
+    limit: int
+    cost: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "cost"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InvalidInput(
+                    f"{name} of a quota bucket must be a whole number of at least 1, got {value!r}",
+                    field=name,
+                    value=value,
+                )
+
+
+#: YouTube's defaults since June 2026.
+DEFAULT_QUOTA = {
+    "general": QuotaBucket(10_000),
+    "search": QuotaBucket(100),
+    "batch_stats": QuotaBucket(10_000),
+    "upload": QuotaBucket(100),
+}
 
 
 def _blank_is_unset(value: Any) -> Any:
@@ -104,8 +134,14 @@ class Settings(BaseSettings):
     compliance_mode: bool = True
     key_pool_archeology_size: int = Field(1, ge=0)
     key_pool_tracking_size: int = Field(1, ge=0)
+    #: Buckets of quota a day: {"search": {"limit": 100, "cost": 1}}, or {"search": 100}.
+    youtube_quota_json: Text = None
+    #: Where the YouTube Data API is asked by `atlas keys test`.
+    youtube_api_url: str = "https://www.googleapis.com/youtube/v3"
     hydra_retry_attempts: int = Field(3, ge=1)
     hydra_backoff_factor: float = Field(2.0, ge=1)
+    #: Seconds that one request may wait for its turn, for a free window or for a service that is down.
+    hydra_max_wait_seconds: float = Field(150.0, ge=0)
 
     janitor_enabled: bool = True
     janitor_retention_days: int = Field(7, ge=1)
@@ -150,6 +186,12 @@ class Settings(BaseSettings):
     @classmethod
     def _key_pool_is_readable(cls, value: SecretStr | None) -> SecretStr | None:
         _parse_keys(value)
+        return value
+
+    @field_validator("youtube_quota_json")
+    @classmethod
+    def _quota_is_readable(cls, value: str | None) -> str | None:
+        _parse_quota(value)
         return value
 
     @model_validator(mode="after")
@@ -203,6 +245,11 @@ class Settings(BaseSettings):
         return provider
 
     @property
+    def youtube_quota(self) -> Mapping[str, QuotaBucket]:
+        """The quota buckets of a project by name: the defaults, changed by ``YOUTUBE_QUOTA_JSON``."""
+        return _parse_quota(self.youtube_quota_json)
+
+    @property
     def youtube_api_keys(self) -> tuple[ApiKey, ...]:
         """The keys of ``YOUTUBE_API_KEY_POOL_JSON`` in order, each once; all of them, whatever the mode."""
         return _parse_keys(self.youtube_api_key_pool_json)
@@ -247,6 +294,26 @@ def add_key(keys: dict[str, ApiKey], key: str, project: str | None) -> None:
         raise ValueError(f"the key that ends in {key[-4:]!r} is named under two projects")
     if known.project is None and project is not None:
         keys[key] = ApiKey(key, project)
+
+
+@functools.lru_cache(maxsize=8)
+def _parse_quota(text: str | None) -> Mapping[str, QuotaBucket]:
+    try:
+        given = json.loads(text) if text else {}
+    except ValueError:
+        raise ValueError("is not valid JSON") from None
+    form = 'takes a JSON object such as {"search": {"limit": 100, "cost": 1}}'
+    if not isinstance(given, dict):
+        raise ValueError(form)
+    found = dict(DEFAULT_QUOTA)
+    for name, value in given.items():
+        value = value if isinstance(value, dict) else {"limit": value}
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) or not value.keys() <= {"limit", "cost"}:
+            raise ValueError(f"{form}; names are of a-z, 0-9 and _")
+        base = found.get(name)
+        limit = value.get("limit", base.limit if base else 0)
+        found[name] = QuotaBucket(limit, value.get("cost", base.cost if base else 1))
+    return MappingProxyType(found)
 
 
 def _configuration_error(error: ValidationError) -> ConfigurationError:

@@ -26,6 +26,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Exceptions = type[Exception] | tuple[type[Exception], ...]
 
+#: Longest pause between two attempts, in seconds.
+LONGEST_PAUSE = 60.0
+
 log = get_logger(__name__)
 
 
@@ -80,6 +83,13 @@ def retry_unavailable(
         return _decorator(policy)(function)
 
     return decorate
+
+
+def growing_pause(
+    attempt: int, *, delay: float = 1.0, backoff: float = 2.0, longest: float = LONGEST_PAUSE
+) -> float:
+    """Seconds to wait after the ``attempt``-th failure, jittered as in `retry_async`."""
+    return float(min(longest, delay * backoff ** (attempt - 1)) * random.uniform(0.5, 1.0))
 
 
 async def pause(seconds: float) -> None:

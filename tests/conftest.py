@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.config import Settings, reset_settings
 from atlas.db import Database
+from atlas.keys.sharing import forget_default
 from tests.support.logs import capturable, logging_restored
 from tests.support.servers import guard, postgres
 from tests.support.servers.postgres import Server
@@ -138,6 +139,7 @@ def database_url(
     monkeypatch.setenv("DATABASE_URL", url)
     reset_settings()
     yield url
+    forget_default()
     postgres_server.drop(url)
 
 

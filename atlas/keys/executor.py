@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from datetime import timedelta
-from typing import Literal, NoReturn, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal, NoReturn, TypeVar
 
-from atlas import retry
-from atlas.config import get_settings
 from atlas.errors import InvalidInput, QuotaExhausted
-from atlas.keys import youtube
-from atlas.keys.accounts import mask
+from atlas.keys import ending, youtube
+from atlas.keys.call import Call, GivenUp, NoKeyLeft
+from atlas.keys.callers import Callers
 from atlas.keys.ring import KeyRing
-from atlas.keys.youtube import Action
+from atlas.keys.youtube import Action, Verdict
 from atlas.logging import get_logger
 
 __all__ = ["HydraExecutor", "execute_youtube_request_async"]
-
-#: Seconds that a project rests after it was asked too fast. Google's per-minute windows slide, so a few
-#: seconds free some of it again.
-SHORT_REST = 5.0
 
 T = TypeVar("T")
 RequestFunction = Callable[[str], Awaitable[T]]
@@ -31,20 +23,8 @@ ErrorClassifier = Callable[[Exception], tuple[bool, bool]]
 log = get_logger(__name__)
 
 
-class _TryAgain(Exception):
-    """The request failed in a way that may pass; ``retry_after`` as `atlas.retry` takes it."""
-
-    def __init__(self, retry_after: float | None = None) -> None:
-        super().__init__()
-        self.retry_after = retry_after
-
-
-class _NoKeyLeft(Exception):
-    """Every key was tried or is out of use."""
-
-
 class HydraExecutor:
-    """Makes requests with the keys of a ring. Many may run at once; they share what the ring knows.
+    """Makes requests with the keys of a ring. Many may run at once; they share what is known of the keys.
 
     ``on_exhausted`` says what happens when every key is spent: ``"exit"`` raises ``SystemExit(0)``, so
     that the process ends cleanly and can be started again after the reset; ``"raise"`` raises
@@ -67,108 +47,73 @@ class HydraExecutor:
         self.key_ring = key_ring
         self.agent_name = agent_name
         self.on_exhausted = on_exhausted
+        self.callers = Callers(agent_name)
+
+    @property
+    def ending(self) -> bool:
+        """Whether the program that runs under `run` is about to end, because keys are spent."""
+        return ending.is_ending()
+
+    @staticmethod
+    def run(
+        main: Coroutine[Any, Any, T] | Callable[[], Coroutine[Any, Any, T]],
+        *,
+        grace: float | None = None,
+    ) -> T:
+        """Run a whole program, as ``asyncio.run`` does; see `atlas.keys.ending.run`.
+
+        When keys are spent, the other tasks of the program have ``grace`` seconds (30) to finish before
+        ``SystemExit(0)``; without it they are cancelled at once.
+        """
+        return ending.run(main, grace=grace)
 
     async def execute_async(
         self,
         request_func: RequestFunction[T],
         error_classifier: ErrorClassifier | None = None,
+        *,
+        bucket: str = "general",
+        cost: int = 1,
     ) -> T | None:
         """Await ``request_func(key)`` and return its result.
 
-        An error is judged by ``error_classifier``, else by `atlas.keys.youtube.classify`:
+        ``bucket`` is the quota bucket that the request draws ``cost`` units from. An error is judged by
+        ``error_classifier``, else by `atlas.keys.youtube.judge`:
 
-        - quota spent: the key's project rests until the next midnight in Los Angeles, and the next key
-          is tried; a dead key or project is disabled likewise, and logged as an error;
-        - retryable or too fast: again after a growing, jittered pause, HYDRA_RETRY_ATTEMPTS attempts in
-          all; then None is returned;
+        - quota spent: that bucket of the key's project rests until the next midnight in Los Angeles, and the
+          next key is tried; a dead key or project is disabled likewise, and logged as an error;
+        - too fast: the project rests, and another or the same is asked later, which costs no attempt but at
+          most HYDRA_MAX_WAIT_SECONDS in all;
+        - retryable: again after a growing, jittered pause, HYDRA_RETRY_ATTEMPTS attempts in all;
         - everything else is raised as it is.
 
-        When no key is left: see ``on_exhausted``; `ConfigurationError` if every key is disabled.
+        None is returned when attempts or seconds are used up. When no key is left: see ``on_exhausted``;
+        `ConfigurationError` if every key is disabled. Raises `InvalidInput` for an unknown bucket and for
+        a cost below 1.
         """
-        settings = get_settings()
-        attempt = retry.retry_async(
-            max_attempts=settings.hydra_retry_attempts,
-            backoff=settings.hydra_backoff_factor,
-            exceptions=_TryAgain,
-        )(self._attempt)
-        session: int | None = None
-        with suppress(QuotaExhausted):
-            session = self.key_ring.start_session()
-        if session is None:
-            self._end()
+        call = Call(self, request_func, _judge(error_classifier), bucket, cost)
         try:
-            return await attempt(session, request_func, _judge(error_classifier))
-        except _TryAgain:
-            log.warning("request_given_up", agent=self.agent_name, pool=self.key_ring.pool_name)
+            return await call.run()
+        except GivenUp:
+            log.warning(
+                "request_given_up",
+                agent=self.agent_name,
+                pool=self.key_ring.pool_name,
+                bucket=bucket,
+            )
             return None
-        except _NoKeyLeft:
+        except NoKeyLeft:
             pass
-        finally:
-            self.key_ring.end_session(session)
-        # Not in a handler, here and in `_attempt`: an error of the request must not become the context of
+        # Not in a handler, here and in the call: an error of the request must not become the context of
         # this one, because the text of such errors often holds the URL, and so the key.
-        self._end()
+        await self._end(call.bucket)
 
-    async def _attempt(
-        self, session: int, request: RequestFunction[T], judge: Callable[[Exception], Action]
-    ) -> T:
-        """One attempt: through the keys until one gives an answer or an error that is not its own."""
-        ring = self.key_ring
-        while True:
-            key = ring.get_session_key(session)
-            if not ring.is_usable(key):  # spent meanwhile by another request
-                self._rotate(session)
-                continue
-            if (wait := ring.seconds_to_wait(key)) > 0:
-                await retry.pause(wait * random.uniform(1.0, 1.2))  # not all at once
-            ring.use(key)
-            try:
-                return await request(key)
-            except Exception as error:
-                action = judge(error)
-                if action is Action.FAIL:
-                    raise
-                self._take(action, key, type(error).__name__)
-            self._rotate(session)
-
-    def _take(self, action: Action, key: str, kind: str) -> None:
-        """Do to the key what the error asks for. Raises `_TryAgain` where the key stays in use."""
-        ring, now = self.key_ring, self.key_ring.accounts.now()
-        facts = {
-            "agent": self.agent_name,
-            "pool": ring.pool_name,
-            "key": mask(key),
-            "error": kind,
-            "action": action.value,
-        }
-        if action is Action.REST:
-            until = youtube.next_reset(now)
-            ring.rest(key, until)
-            log.warning("key_spent", until=until.isoformat(), **facts)
-        elif action in (Action.DISABLE_KEY, Action.DISABLE_PROJECT):
-            ring.disable(key, whole_project=action is Action.DISABLE_PROJECT)
-            log.error("key_disabled", **facts)
-        elif action in (Action.SLOW_DOWN, Action.BLOCKED):
-            rest = SHORT_REST * random.uniform(1.0, 1.5)
-            ring.slow_down(key, now + timedelta(seconds=rest))
-            log.warning("request_failed", **facts)
-            raise _TryAgain(retry_after=rest)
-        else:
-            log.warning("request_failed", **facts)
-            raise _TryAgain()
-
-    def _rotate(self, session: int) -> None:
-        if not self.key_ring.attempt_rotation(session):
-            raise _NoKeyLeft
-
-    def _end(self) -> NoReturn:
-        error = self.key_ring.exhausted()
+    async def _end(self, bucket: str) -> NoReturn:
+        error = self.key_ring.exhausted(bucket)
         if not isinstance(error, QuotaExhausted) or self.on_exhausted == "raise":
             raise error
-        log.critical(
-            "quota_exhausted", agent=self.agent_name, pool=self.key_ring.pool_name, hint=error.hint
-        )
-        raise SystemExit(0)
+        await ending.announce(error, self.agent_name, bucket, self.key_ring.accounts)
+        ending.leave()
 
 
 async def execute_youtube_request_async(
@@ -177,20 +122,23 @@ async def execute_youtube_request_async(
     agent_name: str = "youtube_api",
     *,
     on_exhausted: Literal["exit", "raise"] = "exit",
+    bucket: str = "general",
+    cost: int = 1,
 ) -> T | None:
     """`HydraExecutor.execute_async` with YouTube's errors, for a single request."""
     executor = HydraExecutor(key_ring, agent_name, on_exhausted=on_exhausted)
-    return await executor.execute_async(request_func)
+    return await executor.execute_async(request_func, bucket=bucket, cost=cost)
 
 
-def _judge(classifier: ErrorClassifier | None) -> Callable[[Exception], Action]:
+def _judge(classifier: ErrorClassifier | None) -> Callable[[Exception], Verdict]:
     if classifier is None:
-        return youtube.classify
+        return youtube.judge
 
-    def judge(error: Exception) -> Action:
+    def judge(error: Exception) -> Verdict:
         is_quota, is_retryable = classifier(error)
+        said = youtube.judge(error)  # for the bucket and the wait only
         if is_quota:
-            return Action.REST
-        return Action.RETRY if is_retryable else Action.FAIL
+            return Verdict(Action.REST, said.bucket if said.action is Action.REST else None)
+        return Verdict(Action.RETRY if is_retryable else Action.FAIL, None, said.retry_after)
 
     return judge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self, TypeVar
@@ -14,11 +14,15 @@ from pydantic import SecretStr
 from atlas.config import ApiKey, Settings, add_key, get_settings
 from atlas.errors import AtlasError, ConfigurationError, NotFound, QuotaExhausted
 from atlas.keys.accounts import Accounts, KeyStatus
+from atlas.keys.fingerprints import identify
+from atlas.keys.sharing import default_accounts
 from atlas.logging import get_logger
 
 __all__ = ["KeyRing", "split"]
 
 POOLS = ("hunting", "tracking", "archeology")
+#: Requests for which a chosen key is kept.
+_CHOICE_USES = 50
 T = TypeVar("T")
 
 log = get_logger(__name__)
@@ -30,13 +34,20 @@ class _Session:
     tried: set[ApiKey] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class _Choice:
+    key: ApiKey
+    version: int
+    left: int
+
+
 class KeyRing:
     """The keys of a pool (``hunting``, ``tracking`` or ``archeology``, in any case). Thread-safe.
 
     ``keys`` (strings or `ApiKey`) overrides the settings: the caller's own choice, used whole and under
     any pool name, whatever COMPLIANCE_MODE says. From the settings, COMPLIANCE_MODE leaves only the first
-    key of the whole list to every pool; otherwise see `split`. What is learnt of the keys stays with the
-    ring; rings that are given the same ``accounts`` share it.
+    key of the whole list to every pool; otherwise see `split`. What is learnt of the keys is shared by all
+    rings of the process, and with others where DATABASE_URL is set; ``accounts`` keeps it apart.
 
     Raises `ConfigurationError` for an unknown pool and for a ring without keys. Keys leave only by
     ``keys``, `next_key` and `get_session_key`; everything else shows them masked.
@@ -50,7 +61,7 @@ class KeyRing:
         accounts: Accounts | None = None,
     ) -> None:
         self.pool_name = pool_name.strip().lower()
-        self.accounts = Accounts() if accounts is None else accounts
+        self._accounts = accounts
         self._keys = _from_settings(self.pool_name) if keys is None else _explicit(keys)
         if not self._keys:
             raise ConfigurationError(
@@ -60,6 +71,7 @@ class KeyRing:
         self._by_text = {key.get_secret_value(): key for key in self._keys}
         self._lock = threading.Lock()
         self._turn = 0
+        self._choices: dict[str, _Choice] = {}
         self._sessions: dict[int, _Session] = {}
         self._ids = itertools.count(1)
 
@@ -67,6 +79,11 @@ class KeyRing:
     def from_keys(cls, keys: Iterable[str | SecretStr], pool_name: str = "custom") -> Self:
         """A ring of the caller's own keys, as ``KeyRing(pool_name, keys)``."""
         return cls(pool_name, keys)
+
+    @property
+    def accounts(self) -> Accounts:
+        """What is known of the keys: the ring's own, else what all rings of this process share."""
+        return default_accounts() if self._accounts is None else self._accounts
 
     def __repr__(self) -> str:
         return f"KeyRing({self.pool_name!r}, size={self.size})"
@@ -84,15 +101,19 @@ class KeyRing:
     @property
     def live_size(self) -> int:
         """How many keys may be used now, perhaps after a short wait."""
-        return sum(self.accounts.is_usable(key) for key in self._keys)
+        accounts = self.accounts
+        return sum(accounts.is_usable(key) for key in self._keys)
 
     @property
     def retry_at(self) -> datetime | None:
-        """When the first key comes back (UTC), or None while one may be used or if none ever will."""
-        if self.live_size:
-            return None
-        ends = [one.resting_until for one in self.status() if not one.disabled]
-        return min((end for end in ends if end is not None), default=None)
+        """When the first key comes back (UTC), or None while one may be used."""
+        return self.retry_at_for("general")
+
+    def retry_at_for(self, bucket: str) -> datetime | None:
+        """`retry_at` for a bucket of quota."""
+        accounts = self.accounts
+        ends = [accounts.usable_at(key, bucket) for key in self._keys]
+        return None if None in ends else min(end for end in ends if end is not None)
 
     def mark_key_dead(self, key: str) -> None:
         """Use ``key`` no more; as `disable`."""
@@ -105,17 +126,49 @@ class KeyRing:
         """
         with self._lock:
             turn = self._turn % self.size
-            key = self._pick(self._keys[turn:] + self._keys[:turn])
-            if key is not None:
+            usable = [key for key in self._in_turn(turn) if self.accounts.is_usable(key)]
+            if usable:
+                key = min(usable, key=self.accounts.seconds_to_wait)
                 self._turn = self._keys.index(key) + 1
                 return key.get_secret_value()
         raise self.exhausted()
 
-    def start_session(self, session_id: int | None = None) -> int:
-        """Begin trying keys for one request, at the first usable one; `end_session` forgets it.
+    def choose(self, bucket: str) -> ApiKey | None:
+        """The usable key for a request: without a wait if there is one, of the least spent project.
 
-        Sessions fail over: they use a later key only once the earlier ones are spent. A ``session_id``
-        already in use begins anew. Raises as `next_key` does.
+        Kept for `_CHOICE_USES` requests, or until something is learnt, so that the cost does not grow with
+        the number of keys.
+        """
+        accounts = self.accounts
+        choice = self._choices.get(bucket)
+        if choice is not None and choice.version == accounts.version and choice.left > 0:
+            choice.left -= 1
+            return choice.key
+        version = accounts.version
+        usable = [key for key in self._keys if accounts.is_usable(key, bucket)]
+        if not usable:
+            return None
+        weights = {key: accounts.weight(key, bucket) for key in usable}
+        key = min(usable, key=weights.__getitem__)
+        # a project that waits is weighed anew each time
+        left = 0 if any(wait or queue for wait, queue, _ in weights.values()) else _CHOICE_USES
+        self._choices[bucket] = _Choice(key, version, left)
+        return key
+
+    def next_best(self, bucket: str, besides: Container[str]) -> ApiKey | None:
+        """As `choose`, but no key of the projects named in ``besides``."""
+        accounts = self.accounts
+        usable = [
+            key
+            for key in self._keys
+            if identify(key).project not in besides and accounts.is_usable(key, bucket)
+        ]
+        return min(usable, key=lambda key: accounts.weight(key, bucket), default=None)
+
+    def start_session(self, session_id: int | None = None) -> int:
+        """Begin trying keys for one request, at the least spent one; `end_session` forgets it.
+
+        Sessions do not disturb each other. A ``session_id`` already in use begins anew. Raises as `next_key`.
         """
         with self._lock:
             key = self._pick(self._keys)
@@ -154,21 +207,22 @@ class KeyRing:
         """Count one request made with ``key``."""
         self.accounts.use(self._find(key))
 
-    def rest(self, key: str, until: datetime) -> None:
-        """Use no key of this key's project before ``until`` (timezone-aware): its quota is spent."""
-        self.accounts.rest(self._find(key), until)
+    def rest(self, key: str, until: datetime, bucket: str = "general") -> None:
+        """Use no key of this key's project for ``bucket`` before ``until`` (aware): its quota is spent."""
+        self.accounts.units(bucket, 1)
+        self.accounts.rest(self._find(key), until, bucket)
 
     def slow_down(self, key: str, until: datetime) -> None:
         """Prefer keys of other projects before ``until`` (timezone-aware): it was used too fast."""
         self.accounts.slow_down(self._find(key), until)
 
     def disable(self, key: str, *, whole_project: bool = False) -> None:
-        """Never use ``key`` again, nor with ``whole_project`` any other of its project."""
+        """Use ``key`` no more, nor with ``whole_project`` any other of its project, for a day."""
         self.accounts.disable(self._find(key), whole_project=whole_project)
 
-    def is_usable(self, key: str) -> bool:
+    def is_usable(self, key: str, bucket: str = "general") -> bool:
         """Whether ``key`` is neither disabled nor spent."""
-        return self.accounts.is_usable(self._find(key))
+        return self.accounts.is_usable(self._find(key), bucket)
 
     def seconds_to_wait(self, key: str) -> float:
         """How long to hold back before the next request with ``key``; 0 for none."""
@@ -178,26 +232,32 @@ class KeyRing:
         """What is known of each key, in order, masked."""
         return tuple(self.accounts.status(key) for key in self._keys)
 
-    def exhausted(self) -> AtlasError:
+    def exhausted(self, bucket: str = "general") -> AtlasError:
         """The error that says why no key is left, for the caller to raise."""
-        keys = self.status()
-        if all(key.disabled for key in keys):
+        accounts = self.accounts
+        if all(map(accounts.is_disabled, self._keys)):
             return ConfigurationError(
                 f"every key of the ring {self.pool_name!r} was refused for good",
-                hint="replace the keys in YOUTUBE_API_KEY_POOL_JSON, or enable the API for their project",
+                hint="replace the keys in YOUTUBE_API_KEY_POOL_JSON, or enable the API for their project; "
+                "`atlas keys test` tries them again",
             )
-        retry_at = self.retry_at
+        retry_at = self.retry_at_for(bucket)
+        what = "" if bucket == "general" else f" for {bucket}"
         return QuotaExhausted(
-            f"every key of the ring {self.pool_name!r} is spent",
+            f"every key of the ring {self.pool_name!r} is spent{what}",
             pool_name=self.pool_name,
             retry_at=retry_at,
             hint=f"the first is usable again at {retry_at.isoformat()}" if retry_at else None,
         )
 
     def _pick(self, keys: Sequence[ApiKey]) -> ApiKey | None:
-        """The first usable key that need not wait, else the one with the shortest wait."""
-        usable = [key for key in keys if self.accounts.is_usable(key)]
-        return min(usable, key=self.accounts.seconds_to_wait, default=None)
+        """The usable key that is preferred, of those given."""
+        accounts = self.accounts
+        usable = [key for key in keys if accounts.is_usable(key)]
+        return min(usable, key=lambda key: accounts.weight(key, "general"), default=None)
+
+    def _in_turn(self, turn: int) -> tuple[ApiKey, ...]:
+        return self._keys[turn:] + self._keys[:turn]
 
     def _session(self, session_id: int) -> _Session:
         session = self._sessions.get(session_id)

@@ -3,16 +3,21 @@
 from atlas.models.archive import ArchiveControl, ArchiveFile, ArchivePin
 from atlas.models.base import Base
 from atlas.models.events import SystemEvent
+from atlas.models.keys import ApiBreaker, KeyNotice, KeyRest, QuotaUsage
 from atlas.models.stats import StatsRecord
 from atlas.models.videos import ChannelRecord, VideoRecord, VideoTombstone
 from atlas.models.watchlist import SearchTerm, WatchlistEntry
 
 __all__ = [
+    "ApiBreaker",
     "ArchiveControl",
     "ArchiveFile",
     "ArchivePin",
     "Base",
     "ChannelRecord",
+    "KeyNotice",
+    "KeyRest",
+    "QuotaUsage",
     "SearchTerm",
     "StatsRecord",
     "SystemEvent",

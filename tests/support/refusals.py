@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from atlas.keys.youtube import Action
-from tests.support.http import Reply
+from tests.support.servers.http import Reply
 
 _QUOTA = (
     'The request cannot be completed because you have exceeded your <a href="/youtube/v3/'

@@ -16,8 +16,10 @@ from atlas import retry as retries
 from atlas.config import ApiKey, reset_settings
 from atlas.errors import ConfigurationError, InvalidInput, QuotaExhausted
 from atlas.keys import Accounts, HydraExecutor, KeyRing, execute_youtube_request_async
-from atlas.keys.executor import SHORT_REST
-from tests.support.servers.http import loopback_server
+from atlas.keys.pace import SHORTEST_REST
+from atlas.keys.youtube import Action
+from tests.support import refusals
+from tests.support.servers.http import Reply, loopback_server
 from tests.support.servers.youtube import (
     BROKEN,
     DEAD,
@@ -95,6 +97,7 @@ async def test_a_spent_key_rests_until_the_reset_and_the_next_answers(
     assert clock.waits == []
 
     clock.time = RESET
+    executor.key_ring.disable(B)
     await executor.execute_async(youtube.search)
     assert youtube.asked[-1] == A
 
@@ -133,7 +136,7 @@ def test_ending_cleanly_is_the_default_and_other_words_are_refused() -> None:
         HydraExecutor(ring, on_exhausted="explode")  # wrong on purpose
 
 
-async def test_a_dead_key_is_disabled_for_good_and_reported(
+async def test_a_dead_key_is_reported_and_left_alone_for_a_day(
     youtube: YouTube, make: Make, clock: Clock
 ) -> None:
     youtube.script(A, DEAD)
@@ -142,9 +145,11 @@ async def test_a_dead_key_is_disabled_for_good_and_reported(
         assert await executor.execute_async(youtube.search) == {"items": []}
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [("key_disabled", "error")]
     assert logs[0]["key"] == f"…{A[-4:]}"
-    clock.time += timedelta(days=30)
+    clock.time += timedelta(hours=23)
     await executor.execute_async(youtube.search)
     assert youtube.asked == [A, B, B]
+    clock.time += timedelta(hours=1)  # a person may have mended it
+    assert executor.key_ring.is_usable(A)
 
 
 async def test_a_project_without_the_api_is_disabled_with_all_its_keys(
@@ -168,26 +173,141 @@ async def test_only_dead_keys_are_a_wrong_configuration_not_a_clean_end(
     assert youtube.asked == [A]
 
 
-async def test_too_fast_waits_and_asks_again_with_the_same_key(
-    youtube: YouTube, make: Make, clock: Clock
-) -> None:
-    youtube.script(A, TOO_FAST, GOOD)
-    assert await make(A, B).execute_async(youtube.search) == {"items": []}
-    assert youtube.asked == [A, A]
-    assert len(clock.waits) == 1
-    assert clock.waits[0] >= SHORT_REST
-
-
-async def test_too_fast_turns_the_next_request_to_another_key(
-    youtube: YouTube, make: Make, monkeypatch: pytest.MonkeyPatch
+async def test_too_fast_on_the_only_key_waits_and_asks_again_which_costs_no_attempt(
+    youtube: YouTube, make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYDRA_RETRY_ATTEMPTS", "1")
     reset_settings()
+    youtube.script(A, TOO_FAST, TOO_FAST, GOOD)
+    assert await make(A).execute_async(youtube.search) == {"items": []}
+    assert youtube.asked == [A, A, A]
+    assert min(clock.waits) >= SHORTEST_REST
+
+
+async def test_too_fast_turns_the_request_to_another_project(
+    youtube: YouTube, make: Make, clock: Clock
+) -> None:
     youtube.script(A, TOO_FAST)
-    executor = make(A, B)
-    assert await executor.execute_async(youtube.search) is None
+    executor = make(ApiKey(A, "p"), ApiKey(B, "p"), ApiKey(C, "q"))
     assert await executor.execute_async(youtube.search) == {"items": []}
-    assert youtube.asked == [A, B]
+    assert youtube.asked == [A, C]
+    assert clock.waits == []
+
+
+async def test_too_fast_for_too_long_is_given_up(
+    youtube: YouTube, make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_MAX_WAIT_SECONDS", "100")
+    reset_settings()
+    youtube.script(A, TOO_FAST)
+    assert await make(A).execute_async(youtube.search) is None
+    assert 0 < sum(clock.waits) <= 100
+
+
+async def test_a_spent_search_bucket_leaves_the_others(youtube: YouTube, make: Make) -> None:
+    youtube.script(A, refusals.SEARCH_SPENT, GOOD)
+    executor = make(A)
+    with pytest.raises(QuotaExhausted) as caught:
+        await executor.execute_async(youtube.search, bucket="search")
+    assert caught.value.retry_at == RESET
+    assert await executor.execute_async(youtube.search) == {"items": []}
+    with pytest.raises(QuotaExhausted):
+        await executor.execute_async(youtube.search, bucket="search")
+    assert youtube.asked == [A, A]
+
+
+async def test_a_refusal_names_the_bucket_that_an_unlabelled_request_drew_on(
+    youtube: YouTube, make: Make
+) -> None:
+    youtube.script(A, refusals.SEARCH_SPENT, GOOD)
+    executor = make(A)
+    with pytest.raises(QuotaExhausted):
+        await executor.execute_async(youtube.search)
+    (status,) = executor.key_ring.status()
+    assert {one.bucket for one in status.buckets if one.resting_until} == {"search"}
+    assert await executor.execute_async(youtube.search) == {"items": []}
+
+
+async def test_an_unlabelled_search_is_known_by_its_answers_and_not_sent_again(
+    youtube: YouTube, make: Make
+) -> None:
+    found = Reply(200, b'{"kind": "youtube#searchListResponse", "items": []}')
+    youtube.script(A, found, refusals.SEARCH_SPENT)
+    executor = make(A)
+    await executor.execute_async(youtube.search)
+    (status,) = executor.key_ring.status()
+    assert {one.bucket: one.spent for one in status.buckets if one.spent} == {"search": 1}
+    for _ in range(3):
+        with pytest.raises(QuotaExhausted):
+            await executor.execute_async(youtube.search)
+    assert len(youtube.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bucket": "fish"}, {"cost": 0}, {"cost": True}, {"bucket": None}]
+)
+async def test_an_unknown_bucket_and_a_cost_below_one_are_refused(
+    make: Make, wrong: dict[str, Any]
+) -> None:
+    async def never(key: str) -> None:
+        raise AssertionError
+
+    with pytest.raises(InvalidInput):
+        await make(A).execute_async(never, **wrong)
+
+
+async def test_a_blocked_address_stops_everything(youtube: YouTube, make: Make) -> None:
+    youtube.script(A, refusals.SORRY)
+    executor = make(A, B)
+    for _ in range(2):
+        with pytest.raises(QuotaExhausted):
+            await executor.execute_async(youtube.search)
+    assert youtube.asked == [A]
+
+
+async def test_a_service_that_is_down_is_left_alone_but_for_probes(
+    youtube: YouTube, make: Make, clock: Clock
+) -> None:
+    youtube.script(A, BROKEN)
+    executor = make(A)
+    begun = clock.time
+    while clock.time < begun + timedelta(minutes=10):
+        assert await executor.execute_async(youtube.search) is None
+    assert len(youtube.asked) <= 30
+    youtube.script(A, GOOD)
+    assert await executor.execute_async(youtube.search) == {"items": []}
+    waits = len(clock.waits)
+    assert await executor.execute_async(youtube.search) == {"items": []}
+    assert len(clock.waits) == waits
+
+
+@pytest.mark.parametrize("text", sorted(refusals.PUBLISHED))
+async def test_the_platforms_own_exceptions_rotate_and_end_cleanly(
+    text: str, make: Make, clock: Clock
+) -> None:
+    refusal, action, _ = refusals.PUBLISHED[text]
+    asked: list[str] = []
+
+    async def request(key: str) -> None:
+        asked.append(key)
+        raise Exception(f"HTTP {refusal.status}: {refusal.body.decode()[:200]}")
+
+    executor = make(A, B, on_exhausted="exit")
+    if action is Action.REST:
+        with pytest.raises(SystemExit) as caught:
+            await executor.execute_async(request)
+        assert caught.value.code == 0
+        assert asked == [A, B]
+    elif action in (Action.DISABLE_KEY, Action.DISABLE_PROJECT):
+        with pytest.raises(ConfigurationError):
+            await executor.execute_async(request)
+        assert asked == [A, B]
+    elif action is Action.FAIL:
+        with pytest.raises(Exception, match="HTTP 40"):
+            await executor.execute_async(request)
+        assert asked == [A]
+    else:
+        assert await executor.execute_async(request) is None
 
 
 async def test_too_fast_sends_other_requests_to_other_keys_meanwhile(

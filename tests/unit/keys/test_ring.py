@@ -328,10 +328,9 @@ def test_threads_each_walk_the_whole_ring_in_their_own_session() -> None:
         assert all(seen == KEYS for seen in pool.map(walk, range(200)))
 
 
-def test_rings_share_what_is_known_only_through_shared_accounts() -> None:
-    accounts = Accounts()
-    one, two = (KeyRing("hunting", KEYS[:2], accounts=accounts) for _ in range(2))
-    alone = KeyRing("hunting", KEYS[:2])
+def test_rings_of_a_process_share_what_is_known_unless_they_have_accounts_of_their_own() -> None:
+    one, two = (KeyRing("hunting", KEYS[:2]) for _ in range(2))
+    alone = KeyRing("hunting", KEYS[:2], accounts=Accounts())
     one.use(KEYS[0])
     one.disable(KEYS[0])
     assert [ring.status()[0].uses for ring in (one, two, alone)] == [1, 1, 0]

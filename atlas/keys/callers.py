@@ -1,0 +1,70 @@
+"""Which bucket an agent's unlabelled requests draw on, learnt from answers and refusals.
+
+Agents of the platform name no bucket. An answer says by its ``kind`` what was asked, a refusal by its limit's
+name; while all that is known of a function of an agent is searching, its requests count as searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from atlas.keys.accounts import Accounts
+
+__all__ = ["Callers"]
+
+#: The bucket that answers of a kind were drawn from; others are ``general``.
+_KINDS = {"youtube#searchListResponse": "search"}
+_LEARNT = "search"
+#: Most functions remembered; a program has few.
+_MOST = 1_000
+
+
+class Callers:
+    """What one executor learnt of the functions that it was given."""
+
+    def __init__(self, agent: str) -> None:
+        self._agent = agent
+        self._kinds: dict[str, set[str]] = {}
+
+    def name(self, function: Callable[..., Any]) -> str:
+        """The name of a function in rests."""
+        while isinstance(function, partial):
+            function = function.func
+        place = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"caller:{self._agent}:{getattr(function, '__module__', '')}.{place}"
+
+    def bucket(self, name: str, accounts: Accounts) -> str:
+        """The bucket that requests of the function draw on, as far as is known."""
+        kinds = self._kinds.get(name)
+        if kinds is None:
+            return _LEARNT if accounts.found(name, _LEARNT) else "general"
+        return _LEARNT if len(kinds) == 1 and _LEARNT in kinds else "general"
+
+    def answered(self, name: str, answer: object) -> str | None:
+        """Learn from an answer; the bucket that it was drawn from, if it says so."""
+        kind = answer.get("kind") if isinstance(answer, dict) else None
+        if not isinstance(kind, str) or not kind.startswith("youtube#"):
+            return None
+        bucket = _KINDS.get(kind, "general")
+        kinds = self._kinds.get(name)
+        if kinds is None:
+            if len(self._kinds) >= _MOST:
+                self._kinds.clear()
+            kinds = self._kinds[name] = set()
+        kinds.add(bucket)
+        return bucket
+
+    def refused(
+        self, name: str, bucket: str, accounts: Accounts, until: datetime, *, known: bool
+    ) -> None:
+        """A refusal named ``bucket``. Remembered, for other processes too, until it comes back.
+
+        Only where nothing speaks against it: answers of that kind alone, or a second refusal, of a bucket
+        that was ``known`` to be spent.
+        """
+        kinds = self._kinds.get(name)
+        if bucket == _LEARNT and (kinds == {bucket} or (kinds is None and known)):
+            accounts.put_off(name, bucket, until, "draws on it")

@@ -1,0 +1,290 @@
+"""One thread of a process that shares what is known of keys with others, through PostgreSQL.
+
+It reads the small shared set at most once a second, leases blocks of units, settles them, and writes what
+was learnt. While the database is away the process goes on from memory; what it could not tell is told later:
+rests merge and totals grow, so the backlog is bounded and may be told twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import datetime
+
+from atlas.config import get_settings
+from atlas.db import Database
+from atlas.errors import AtlasError
+from atlas.keys.accounts import Accounts
+from atlas.keys.blocks import Claim
+from atlas.keys.breaker import LONGEST, OPEN_FOR, PROBE_SECONDS
+from atlas.logging import get_logger
+from atlas.repositories.keys import KeyLedger
+
+__all__ = ["Sharing", "default_accounts"]
+
+#: Seconds between two readings of the shared set.
+REFRESH_SECONDS = 1.0
+#: Seconds without a request after which a process reads less often.
+QUIET_AFTER, QUIET_SECONDS = 60.0, 15.0
+#: Seconds that one step may take before the database counts as away, and that a request waits for it.
+STEP_TIMEOUT = 5.0
+#: Seconds between attempts while the database is away.
+RETRY_SECONDS = 2.0
+
+log = get_logger(__name__)
+
+
+class Sharing:
+    """Joins ``accounts`` with those of other processes. `start` runs it in a thread; simulations call `step`.
+
+    ``at`` gives the time in place of the database's clock.
+    """
+
+    def __init__(
+        self, accounts: Accounts, database: Database, *, at: Callable[[], datetime] | None = None
+    ) -> None:
+        self.accounts = accounts
+        self.holder = uuid.uuid4().hex[:16]
+        #: Whether the database does not answer; nobody waits for it then.
+        self.away = False
+        self._database = database
+        self._at = at
+        self._read_at = 0.0
+        self._pruned = False
+        self._warned = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+        self._one_step = asyncio.Lock()
+        self._stop = False
+        accounts.sharing = self
+        accounts.blocks.leased = True
+        accounts.wake = accounts.blocks.wake = self.wake
+
+    # --- from any thread
+
+    def start(self) -> None:
+        """Begin, unless it has begun. The thread ends with the process, after a last settlement."""
+        if self._thread is None and not self._stop:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._run, name="atlas-keys", daemon=True)
+            self._thread.start()
+            atexit.register(self.close)
+
+    def wake(self) -> None:
+        """Something is to be told or asked now."""
+        self.start()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has just ended
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    def close(self, timeout: float = STEP_TIMEOUT) -> None:
+        """Settle everything, return what is leased, and end the thread."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        atexit.unregister(self.close)
+        self._stop = True
+        self.wake()
+        thread.join(timeout)
+
+    def is_fresh(self) -> bool:
+        """Whether a request may rely on what is known, without `refresh`."""
+        return self.away or time.monotonic() - self._read_at < 2 * REFRESH_SECONDS
+
+    async def refresh(self) -> None:
+        """Wait until the shared set was read, if the database answers in time."""
+        await self._in_thread(self.step)
+
+    async def claim_probe(self, endpoint: str) -> bool:
+        """Whether this process is the one that may try the endpoint now."""
+        if self.away:
+            return self.accounts.breakers.claim_probe(endpoint)
+
+        async def claim() -> bool:
+            async with self._database.autocommit() as session:
+                ledger = KeyLedger(session)
+                return await ledger.claim_probe(endpoint, PROBE_SECONDS, self._now())
+
+        return await self._in_thread(claim) or False
+
+    async def claim_notice(self, name: str, until: datetime) -> bool:
+        """Whether this process is the one that tells people; True if that cannot be learnt."""
+
+        async def claim() -> bool:
+            async with self._database.autocommit() as session:
+                return await KeyLedger(session).claim_notice(name, until, self._now())
+
+        answer = await self._in_thread(claim)
+        return True if answer is None else answer
+
+    async def flush(self) -> None:
+        """Tell everything now: this process is about to end."""
+        await self._in_thread(lambda: self.step(everything=True))
+
+    async def _in_thread(self, work: Callable[[], object]) -> bool | None:
+        """Run ``work`` beside the steps and wait for it; None if it fails or takes too long."""
+        loop = self._loop
+        if self._thread is None or loop is None or loop.is_closed():
+            return None
+        future: Future[bool | None] = asyncio.run_coroutine_threadsafe(self._try(work), loop)
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.wrap_future(future), STEP_TIMEOUT)
+        return None
+
+    async def _try(self, work: Callable[[], object]) -> bool | None:
+        try:
+            result = work()
+            value = await result if asyncio.iscoroutine(result) else result
+            return bool(value) if value is not None else None
+        except (AtlasError, OSError):
+            return None
+
+    # --- in the thread
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # type: ignore[arg-type,return-value]  # set by start
+                runner.run(self._steps())
+        except Exception as error:  # a fault of this module must not end anybody's requests
+            log.error("keys_sharing_ended", error=type(error).__name__)
+        finally:
+            self.away = True
+            self.accounts.blocks.release_all()
+
+    async def _steps(self) -> None:
+        try:
+            while not self._stop:
+                self._wake.clear()
+                await self.step()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._pause())
+            await self.step(everything=True)
+        finally:
+            await self._database.close()
+
+    def _pause(self) -> float:
+        if self.away:
+            return RETRY_SECONDS
+        quiet = time.monotonic() - self.accounts.blocks.busy_since() > QUIET_AFTER
+        return QUIET_SECONDS if quiet else REFRESH_SECONDS
+
+    async def step(self, *, everything: bool = False) -> None:
+        """Tell and ask what is due, and read the shared set if a second has passed. Never raises."""
+        async with self._one_step:
+            await self._step(everything)
+
+    async def _step(self, everything: bool) -> None:
+        rests, refusals = self.accounts.unshare()
+        circuits = dict(self.accounts.breakers.unshared)
+        try:
+            async with asyncio.timeout(STEP_TIMEOUT), self._database.autocommit() as session:
+                ledger = KeyLedger(session)
+                if rests:
+                    await ledger.rest(rests)
+                for claim in self.accounts.blocks.due(everything=everything):
+                    await self._settle(ledger, claim)
+                for project, bucket in refusals:
+                    limit = self.accounts.buckets[bucket].limit
+                    await ledger.refused(project, bucket, self.accounts.today(), limit)
+                for endpoint, opens in circuits.items():
+                    if opens:
+                        await ledger.open_breaker(endpoint, OPEN_FOR, LONGEST, self._now())
+                    else:
+                        await ledger.close_breaker(endpoint)
+                    self.accounts.breakers.shared(endpoint, opens)
+                now = time.monotonic()
+                if everything or rests or now - self._read_at >= REFRESH_SECONDS or self._at:
+                    self.accounts.learn(await ledger.snapshot(self._now()))
+                    self._read_at = time.monotonic()
+                if not self._pruned:
+                    await ledger.prune(at=self._now())
+                    self._pruned = True
+        except (AtlasError, OSError) as error:  # TimeoutError is an OSError
+            self.accounts.reshare(rests, refusals)
+            self._lose(error)
+        else:
+            self._find_again()
+
+    async def _settle(self, ledger: KeyLedger, claim: Claim) -> None:
+        block = claim.block
+        bucket = self.accounts.buckets.get(block.bucket)
+        asked_at = time.monotonic()
+        grant = await ledger.settle(
+            block.project,
+            block.bucket,
+            block.day,
+            holder=self.holder,
+            total=claim.total,
+            settled=claim.settled,
+            in_flight=claim.in_flight,
+            need=claim.need,
+            limit=bucket.limit if bucket is not None else 1,
+            at=self._now(),
+        )
+        self.accounts.learn_usage(block.project, block.bucket, grant.usage)
+        self.accounts.blocks.granted(claim, grant.units, asked_at)
+
+    def _now(self) -> datetime | None:
+        return self._at() if self._at is not None else None
+
+    def _lose(self, error: Exception) -> None:
+        self.away = True
+        self.accounts.blocks.release_all()
+        if not self._warned:
+            self._warned = True
+            hint = getattr(error, "hint", None)
+            log.warning("keys_not_shared", error=type(error).__name__, hint=hint)
+
+    def _find_again(self) -> None:
+        if self.away:
+            self.away = self._warned = False
+            log.info("keys_shared_again")
+        self.accounts.blocks.leased = True
+
+
+_default_lock = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().update(_default_lock=threading.Lock()))
+#: What a forked child inherited: its connections are the parent's, and must not be closed here.
+_of_the_parent: list[object] = []
+_default: tuple[object, int, Accounts, Sharing | None] | None = None
+
+
+def forget_default() -> None:
+    """End what the rings of this process share; the next use begins anew."""
+    global _default
+    with _default_lock:
+        old, _default = _default, None
+    if old is not None and old[3] is not None:
+        old[3].close()
+
+
+def default_accounts() -> Accounts:
+    """What this process knows of keys; shared with others where DATABASE_URL says by which database.
+
+    Begins anew when the settings were read anew, and in a forked child.
+    """
+    global _default
+    settings, pid = get_settings(), os.getpid()
+    with _default_lock:
+        if _default is not None and _default[0] is settings and _default[1] == pid:
+            return _default[2]
+        old = _default
+        accounts, sharing = Accounts(), None
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+            sharing = Sharing(accounts, Database(url, pool_size=1, max_overflow=2))
+        _default = (settings, pid, accounts, sharing)
+    if old is not None and old[3] is not None:
+        if old[1] == pid:
+            old[3].close()
+        else:
+            _of_the_parent.append(old)
+    return accounts
