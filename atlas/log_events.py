@@ -20,6 +20,11 @@ class LogEvent(NamedTuple):
 
 #: By name, in alphabetical order.
 LOG_EVENTS: dict[str, LogEvent] = {
+    "address_blocked": LogEvent(
+        "error",
+        "agent pool key error action",
+        "Google blocks this machine's address; no key is used for a while.",
+    ),
     "archive_exported": LogEvent(
         "debug", "key rows", "A sealed table was written to a local file."
     ),
@@ -162,7 +167,16 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "There are too few API keys to split; every pool shares all of them.",
     ),
     "key_spent": LogEvent(
-        "warning", "until agent pool key error action", "The quota of a key's project is spent."
+        "warning",
+        "bucket until agent pool key error action",
+        "A quota bucket of a key's project is spent.",
+    ),
+    "keys_not_shared": LogEvent(
+        "warning", "error hint", "What is known of API keys is not shared: the database is away."
+    ),
+    "keys_shared_again": LogEvent("info", "", "What is known of API keys is shared again."),
+    "keys_sharing_ended": LogEvent(
+        "error", "error", "A fault ended the sharing of what is known of API keys."
     ),
     "last_report_failed": LogEvent(
         "warning",
@@ -214,7 +228,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "Background delivery to the vault ended by an error nobody foresaw; the next call starts it anew.",
     ),
     "quota_exhausted": LogEvent(
-        "critical", "agent pool hint", "Every API key of a pool is spent; the agent ends cleanly."
+        "critical",
+        "agent pool bucket retry_at hint",
+        "Every API key of a pool is spent; the agent ends cleanly.",
     ),
     "read_planned": LogEvent(
         "debug", "hot_rows files skipped spans", "A read has chosen its files."
@@ -224,11 +240,13 @@ LOG_EVENTS: dict[str, LogEvent] = {
     ),
     "released": LogEvent("info", "pins rows kept", "Restored samples were let go."),
     "request_failed": LogEvent(
-        "warning", "agent pool key error action", "An API request failed and is tried again."
+        "warning",
+        "agent pool key error action rest_seconds",
+        "An API request failed and is tried again; rest_seconds where it was too fast.",
     ),
     "request_given_up": LogEvent(
         "warning",
-        "agent pool",
+        "agent pool bucket",
         "An API request failed HYDRA_RETRY_ATTEMPTS times; None is returned.",
     ),
     "restored": LogEvent("info", "rows written", "A restore ended."),
@@ -256,6 +274,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "warning",
         "vault files bytes oldest wait_seconds error",
         "The vault takes nothing for now; files wait on this machine.",
+    ),
+    "task_failed_while_ending": LogEvent(
+        "error", "error", "A task failed while its program ended because keys are spent."
     ),
     "vault_unhealthy": LogEvent(
         "warning", "error", "A health check did not get an answer from the vault."
