@@ -7,7 +7,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "2026_11_27_api_keys"
-down_revision = "20261123d"
+down_revision = "2026_11_27_ledger_names"
 branch_labels = None
 depends_on = None
 
