@@ -1,0 +1,66 @@
+"""A database that a person makes the vault's own. Mirrors `atlas.archive.recovery.adoption`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.model.archiving import finish_left
+from tests.model.environment import owed_to
+from tests.model.epoch import check_owner, take_fence
+from tests.model.rules import Site
+from tests.model.steps import Held, Job, Refused, Step, Transaction, compare_and_swap, fenced, look
+from tests.model.taking import Adoption, take_in
+from tests.model.world import Database, Mark, World
+
+
+def adopt(site: Site, argument: str = "") -> Job[None]:
+    """Swap the epoch, take in what the vault holds, then record the epoch.
+
+    ``argument`` "set aside" leaves out the slices that a copy wrote. A rebuild is an adoption by a database
+    that never ran.
+    """
+    fence = yield from take_fence(site)
+    control: Database = yield from check_owner(site, fence, on_word=True)
+    since = yield from _begin(site, fence)
+    adoption = Adoption(since, argument == "set aside")
+    found = yield look("read epoch", lambda world: world.mark(control.owner))
+    nonce = yield look("draw a nonce", lambda world: -world.clock)
+    mark = Mark(control.owner, max(control.epoch, found.epoch if found else 0) + 1, nonce)
+    held = Held(site, fence, mark)
+    if not site.rules.epoch_before_listing:
+        yield from take_in(held, adoption)
+    if not (yield _swap_for_adoption(site, found, mark)):
+        raise Refused("EpochBehind")
+    if site.rules.epoch_before_listing:
+        yield from take_in(held, adoption)
+    if site.rules.finish_slices:
+        yield from finish_left(held)
+
+    def finish(tx: Transaction) -> None:
+        tx.set(epoch=mark.epoch, nonce=mark.nonce, pending=0, adopting_from=None, adopted=True)
+
+    yield fenced("set_epoch", held, finish)
+
+
+def _begin(site: Site, fence: int) -> Job[int]:
+    """Note what the ledger knew when this adoption, or one that died, began."""
+
+    def begin(tx: Transaction) -> int:
+        if tx.database.adopting_from is None or not site.rules.keep_adopting_from:
+            highest = max([0, *(file.seq for file in tx.database.ledger)])
+            tx.set(adopting_from=highest)
+        since = tx.database.adopting_from
+        assert since is not None
+        return since
+
+    return (yield fenced("begin adoption", Held(site, fence, Mark(0, 0, 0)), begin))
+
+
+def _swap_for_adoption(site: Site, before: Mark | None, after: Mark) -> Step:
+    """From here on the other side cannot begin a job; what it has made live must be shown here."""
+    swap = compare_and_swap(site, after.owner, before, after)
+
+    def effect(world: World) -> list[tuple[World, Any]]:
+        return [(owed_to(one, site.database), result) for one, result in swap.effect(world)]
+
+    return Step(swap.label, effect)

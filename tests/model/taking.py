@@ -1,0 +1,209 @@
+"""Bringing a ledger up to its vault, at the begin of every job. Mirrors `atlas.archive.recovery.taking`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tests.model.steps import Held, Job, Refused, Transaction, fenced, look
+from tests.model.world import (
+    ASIDE,
+    GONE,
+    LIVE,
+    OPEN,
+    RETIRED,
+    STATS,
+    VIDEOS,
+    Bar,
+    Batch,
+    Database,
+    File,
+    Object,
+    World,
+    ordered,
+)
+
+
+class Adoption(NamedTuple):
+    """What an adoption does besides: slices above ``since`` were sealed after the backup."""
+
+    since: int
+    set_aside: bool = False
+
+
+class Contents(NamedTuple):
+    """What a vault holds of an owner: ``keys`` are those that are not condemned, ``slices`` the numbers of
+    files that were no merges."""
+
+    objects: tuple[Object, ...]
+    keys: frozenset[int]
+    condemned: frozenset[int]
+    records: tuple[Batch, ...]
+    slices: frozenset[int]
+
+
+def take_in(held: Held, adoption: Adoption | None = None) -> Job[None]:
+    """Bar what was forgotten, count what the ledger does not name, retire what was replaced."""
+    if not held.site.rules.take_in:
+        return
+    yield from _read_erasures(held)
+    # announcements before the listing: what is in neither was deleted before
+    condemned = yield look("read condemned", _condemned)
+    contents: Contents = yield look("list", lambda world: _contents(world, held, condemned))
+    database: Database = yield look("ledger", held.database)
+    if adoption is None and held.site.rules.refuse_the_future:
+        _refuse_the_future(database, contents)
+    left = _left(database)
+    if left and held.site.rules.roll_forward:
+        yield fenced("forward", held, lambda tx: _forward(tx, contents, left))
+    elif left:
+        yield from _abandon(held, left)
+    for one in reversed(contents.objects):  # in no order that helps
+        if database.file(one.key) is None:
+            yield fenced("take", held, lambda tx, one=one: _take(tx, one, contents, adoption))
+    database = yield look("ledger", held.database)
+    replaced = _replaced(held, database, contents)
+    if replaced:
+        yield fenced("retire_replaced", held, lambda tx: _retire(tx, replaced, contents))
+
+
+def _read_erasures(held: Held) -> Job[None]:
+    """Bar the ids of records; ids that are barred without a record get one."""
+
+    def unknown(world: World) -> tuple[str, ...]:
+        barred = held.database(world).barred
+        return tuple(v for owner, v in world.erasures if owner == held.owner and v not in barred)
+
+    def bar(tx: Transaction) -> None:
+        tx.set(bars=ordered([*tx.database.bars, *(Bar(video, False) for video in erased)]))
+
+    erased = yield look("list erasures", unknown)
+    if erased:
+        yield fenced("bar", held, bar)
+
+
+def _condemned(world: World) -> frozenset[int]:
+    return frozenset(key for keys in world.condemned for key in keys)
+
+
+def _contents(world: World, held: Held, condemned: frozenset[int]) -> Contents:
+    own = [
+        one for one in world.objects if one.owner == held.owner and one.folder in (STATS, VIDEOS)
+    ]
+    records = tuple(one for one in world.batches if one.owner == held.owner)
+    slices = {one.seq for one in own if one.folder == STATS and not one.batch}
+    return Contents(
+        tuple(one for one in own if one.whole),
+        frozenset(one.key for one in world.objects) - condemned,
+        condemned,
+        records,
+        frozenset(slices.union(*(record.slices for record in records))),
+    )
+
+
+def _refuse_the_future(database: Database, contents: Contents) -> None:
+    """Slices from after the ledger's last one can only come from this history's own future."""
+    highest = max([0, *(file.seq for file in database.ledger)])
+    for one in contents.objects:
+        is_slice = one.folder == STATS and not one.batch and one.key not in contents.condemned
+        if is_slice and one.seq > highest and database.file(one.key) is None:
+            raise Refused("EpochBehind")
+
+
+def _left(database: Database) -> tuple[int, ...]:
+    """Open files that have no table: outputs of replacements, and files of videos."""
+    return tuple(one.key for one in database.ledger if one.state in OPEN and one.table is None)
+
+
+def _forward(tx: Transaction, contents: Contents, keys: Sequence[int]) -> None:
+    """What a dead job left counts, if it is whole; what arrives later finds that it is gone."""
+    whole_ones = {one.key: one for one in contents.objects}
+    for key in keys:
+        file, one = tx.file(key, *OPEN), whole_ones.get(key)
+        whole = one is not None and file.facts in (None, one.rows) and key not in contents.condemned
+        if one is not None and whole:
+            tx.write(file._replace(state=LIVE, facts=one.rows))
+        else:
+            tx.write(file._replace(state=GONE, facts=()))
+
+
+def _abandon(held: Held, keys: Sequence[int]) -> Job[None]:
+    """What was done before: delete the objects at once, and forget that they were."""
+    from tests.model.deletion import delete_objects
+
+    def abandon(tx: Transaction) -> None:
+        tx.set(ledger=tuple(file for file in tx.database.ledger if file.key not in keys))
+
+    yield from delete_objects(held, keys)
+    yield fenced("abandon", held, abandon)
+
+
+def _take(tx: Transaction, one: Object, contents: Contents, adoption: Adoption | None) -> None:
+    """An own object that the ledger does not name: the database went back."""
+    state = LIVE
+    if one.key in contents.condemned:
+        state = GONE
+    elif any(_repeats(file, one) for file in tx.database.ledger):
+        state = RETIRED
+    elif adoption and adoption.set_aside and not one.batch and one.seq > adoption.since:
+        # written by a copy, which ran while this database, the original, did not know
+        state = ASIDE
+    tx.write(File(one.key, one.folder, state, one.seq, None, one.rows, one.batch))
+    highest = [one.seq, *(row.seq for row in one.rows)] if tx.site.rules.above_rows else [one.seq]
+    tx.set(last_seq=max([tx.database.last_seq, *highest]))
+    if state == LIVE and one.folder == VIDEOS and tx.site.rules.remember_collected:
+        tx.set(collected=ordered({*tx.database.collected, *(row.video for row in one.rows)}))
+    is_later = state == LIVE and one.folder == STATS and adoption and not adoption.set_aside
+    if is_later and tx.site.rules.drop_stale:
+        _drop_stale(tx, one, contents, adoption.since)
+
+
+def _repeats(file: File, one: Object) -> bool:
+    """Whether it is the same slice again: one that was sent back has two names."""
+    same = (file.folder, file.seq, file.facts) == (one.folder, one.seq, one.rows)
+    return same and not one.batch and file.state in (LIVE, RETIRED)
+
+
+def _drop_stale(tx: Transaction, one: Object, contents: Contents, since: int) -> None:
+    """Hot rows give way to the slice that was sealed from them, or from what had replaced them.
+
+    Numbers of appended rows say nothing of the kind.
+    """
+    newer = {
+        row.video
+        for row in one.rows
+        if row.seq > since and (row.seq in contents.slices or not tx.site.rules.tell_slices)
+    }
+    tx.set(hot=tuple(row for row in tx.database.hot if row.seq or row.video not in newer))
+
+
+def _replaced(held: Held, database: Database, contents: Contents) -> tuple[int, ...]:
+    """Live files that complete batches replaced."""
+    complete: dict[int, bool] = {}
+
+    def is_there(key: int) -> bool:
+        file = database.file(key)
+        if file is not None and file.state == LIVE and key in contents.keys:
+            return True
+        return any(key in one.replaced and is_complete(one) for one in contents.records)
+
+    def is_complete(record: Batch) -> bool:
+        if record.number not in complete:
+            there = [is_there(key) for key in record.outputs]
+            rule = all if held.site.rules.whole_batches else _any
+            complete[record.number] = rule(there)
+        return complete[record.number]
+
+    replaced = {key for one in contents.records if is_complete(one) for key in one.replaced}
+    return tuple(key for key in database.keys(LIVE) if key in replaced)
+
+
+def _any(there: Sequence[bool]) -> bool:
+    return not there or any(there)
+
+
+def _retire(tx: Transaction, keys: Sequence[int], contents: Contents) -> None:
+    """What a complete batch replaced counts no more; what is missing besides is gone."""
+    for key in keys:
+        state = RETIRED if key in contents.keys else GONE
+        tx.write(tx.file(key, LIVE)._replace(state=state))
