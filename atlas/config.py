@@ -146,8 +146,14 @@ class Settings(BaseSettings):
     janitor_enabled: bool = True
     janitor_retention_days: int = Field(7, ge=1)
     janitor_safety_check: bool = True
+    janitor_unfinished_days: int | None = Field(default=None, ge=1)
+    """Days after which a video that is not DONE is given up and removed like a finished one; None: never."""
     #: Budget of the hot stats in bytes, sealed slices included.
-    hot_max_bytes: ByteSize = Field(ByteSize(400_000_000), ge=1_000_000)
+    hot_max_bytes: ByteSize = Field(ByteSize(200_000_000), ge=1_000_000)
+    tracking_samples_per_day: int | None = Field(default=None, ge=1)
+    """Bound of the samples that workers claim in a UTC day; None: there is none."""
+    watchlist_on_ingest: bool = False
+    """Whether a video that is ingested for the first time is put on the watchlist, too."""
     stats_partition_hours: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 6
     #: Days after which the janitor has an exhausted search term searched for again.
     search_revive_days: int = Field(30, ge=1, le=3650)

@@ -31,6 +31,7 @@ from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.stats import EARLIEST
 from atlas.repositories.ledger.files import FileRecord, NewFile
 from atlas.repositories.search_queue import SearchQueue
+from atlas.scheduling.calendar import Calendar
 from atlas.tables.parquet import VIDEOS_SCHEMA
 from atlas.types import Dataset
 from atlas.vault import Vault, get_vault
@@ -72,12 +73,13 @@ class Janitor:
             await self._partitions_ahead()
             await self._events()
             await self._searches()
+            await self._schedule()
             await self._relieve()
         async with self.database.transaction(read_only=True) as session:
             now = await session.scalar(text("SELECT now()"))
             assert isinstance(now, datetime)
             cutoff = now - timedelta(days=days)
-            eligible = await Doomed(session, cutoff, safe_only=safe_only).count()
+            eligible = await _doomed(session, cutoff, safe_only=safe_only).count()
         if not eligible:
             return {"deleted": 0, "reason": "none_eligible"}
         if dry_run:
@@ -86,7 +88,7 @@ class Janitor:
             deleted = await self._archive_and_delete(cutoff)
         else:
             async with self.database.transaction() as session:
-                doomed = Doomed(session, cutoff, safe_only=False)
+                doomed = _doomed(session, cutoff, safe_only=False)
                 deleted = await doomed.delete(await doomed.read())
         log.info("janitor_run", deleted=deleted, retention_days=days)
         return {
@@ -128,6 +130,13 @@ class Janitor:
         if revived:
             log.info("search_terms_revived", terms=revived, days=days)
 
+    async def _schedule(self) -> None:
+        """Move slow videos out of the rows of the watchlist, and set their intervals by the budget."""
+        calendar = Calendar(self.database)
+        await calendar.turn()
+        await calendar.park()
+        await calendar.plan()
+
     async def _relieve(self) -> None:
         """Archive the oldest samples if the byte budget asks for it.
 
@@ -163,7 +172,7 @@ class Janitor:
             steps = Steps(self.database, store, control, fence)
             await self._abandon_unfinished(steps)
             async with self.database.transaction(read_only=True) as session:
-                doomed = await Doomed(session, cutoff, safe_only=True).read()
+                doomed = await _doomed(session, cutoff, safe_only=True).read()
             # marked as safe when it was on this machine's disk: the store has to have it
             waiting = set(await offload(vault.waiting_documents))
             videos = [
@@ -182,7 +191,7 @@ class Janitor:
                 await steps.verified(file, facts)
 
             async def delete(session: AsyncSession) -> int:
-                return await Doomed(session, cutoff, safe_only=True).delete(videos)
+                return await _doomed(session, cutoff, safe_only=True).delete(videos)
 
             return await steps.live(file, delete) or 0
 
@@ -218,6 +227,11 @@ class Janitor:
                     day + timedelta(days=1),
                 )
             )
+
+
+def _doomed(session: AsyncSession, cutoff: datetime, *, safe_only: bool) -> Doomed:
+    days = get_settings().janitor_unfinished_days
+    return Doomed(session, cutoff, safe_only=safe_only, unfinished_days=days)
 
 
 def _documents_of(video_id: str) -> tuple[str, str]:

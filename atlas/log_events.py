@@ -62,6 +62,10 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "debug", "key", "An object was read back and agrees with the ledger."
     ),
     "archive_written": LogEvent("debug", "key", "The ledger says that an object was written."),
+    "calendar_turned": LogEvent("debug", "woken", "Slow videos that are due were woken."),
+    "calendar_waits": LogEvent(
+        "info", "hint", "More slow videos are awake than workers claim: none is woken for now."
+    ),
     "commit_answer_lost": LogEvent(
         "warning",
         "repo error",
@@ -283,6 +287,11 @@ LOG_EVENTS: dict[str, LogEvent] = {
     ),
     "video_without_usable_id": LogEvent(
         "warning", "row", "An item without a video id was left out."
+    ),
+    "watchlist_parked": LogEvent(
+        "info",
+        "videos collected",
+        "Quiet rows of the watchlist, and ids that were collected, were parked.",
     ),
     "work_quarantined": LogEvent(
         "warning", "kind rows keys hint", "Work failed ten times and was put aside."

@@ -12,6 +12,7 @@ from atlas.repositories.search_queue import HUNT, SearchQueueReader, SearchSumma
 from atlas.repositories.status import StatusReader, Tiers
 from atlas.repositories.videos import COLLECTION, RETRACK, StatusSummary, VideoReader
 from atlas.repositories.watchlist import TRACK, TierSummary, WatchlistReader
+from atlas.scheduling.calendar import CalendarStatus, calendar_status
 
 _QUEUES = (HUNT, TRACK, RETRACK, *COLLECTION.values())
 
@@ -22,6 +23,8 @@ class Status:
 
     tiers: Tiers
     watchlist: list[TierSummary]
+    #: The slow part of it, and the budget of samples a day.
+    calendar: CalendarStatus
     searches: list[SearchSummary]
     videos: list[StatusSummary]
     #: What workers hold, and what was put aside.
@@ -40,6 +43,7 @@ async def gather(database: Database) -> Status:
         return Status(
             tiers=await StatusReader(session).tiers(),
             watchlist=await WatchlistReader(session).summary(),
+            calendar=await calendar_status(session),
             searches=await SearchQueueReader(session).summary(),
             videos=await VideoReader(session).summary(),
             work=[await Leases(session, queue).counts() for queue in _QUEUES],

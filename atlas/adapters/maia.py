@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.adapters.maia_ghost import GhostTrackingMixin
 from atlas.adapters.youtube import item_id, parse_statistics, parse_video
+from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.errors import InvalidInput
 from atlas.ingest import parse_sample, record_samples
@@ -16,6 +17,8 @@ from atlas.parsing import parse_counter
 from atlas.repositories.leases import Head
 from atlas.repositories.search_queue import SearchQueue
 from atlas.repositories.videos import Videos, Work
+from atlas.repositories.watchlist import NewEntry, Watchlist
+from atlas.scheduling.calendar import Calendar
 from atlas.types import Sample, SearchStatus, VideoStatus, check_id
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class MaiaDAO(GhostTrackingMixin):
         self.database = db if database is None else database
         self.vault = vault
         self._watchlist_head = Head()
+        self._calendar = Calendar(self.database)
 
     async def fetch_hunter_batch(self, batch_size: int = 10) -> list[dict[str, Any]]:
         """Lease active search terms, by priority, then mentions.
@@ -124,7 +128,13 @@ class MaiaDAO(GhostTrackingMixin):
         if not videos:
             return 0
         async with self.database.transaction() as session:
-            return await Videos(session).upsert(videos, channels)
+            taken = await Videos(session).discover(videos, channels)
+            if taken.new and get_settings().watchlist_on_ingest:
+                published = {video.id: video.published_at for video in videos}
+                await Watchlist(session).add(
+                    NewEntry(video_id, published_at=published[video_id]) for video_id in taken.new
+                )
+            return taken.videos
 
     async def fetch_tracker_targets(self, batch_size: int = 50) -> list[dict[str, Any]]:
         """Lease videos whose counters are due, by priority, then longest unsampled.

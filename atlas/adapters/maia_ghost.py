@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.errors import InvalidInput
 from atlas.parsing import parse_moment
-from atlas.repositories.watchlist import NewEntry, TrackingReport, Watchlist
+from atlas.repositories.watchlist import DueVideo, NewEntry, TrackingReport, Watchlist
 from atlas.scheduling import AgePolicy
 from atlas.types import TrackingTier, check_id
 
 if TYPE_CHECKING:
     from atlas.db import Database
     from atlas.repositories.leases import Head
+    from atlas.scheduling.calendar import Calendar
 
 _POLICY = AgePolicy()
 
@@ -28,6 +29,7 @@ class GhostTrackingMixin:
 
     database: Database
     _watchlist_head: Head
+    _calendar: Calendar
 
     async def add_to_watchlist(
         self, video_id: str, tier: str = "HOURLY", published_at: datetime | str | None = None
@@ -47,8 +49,12 @@ class GhostTrackingMixin:
 
         `update_watchlist_schedule` reports them.
         """
-        async with self.database.autocommit() as session:
-            due = await Watchlist(session).claim(batch_size, self._watchlist_head)
+
+        async def claim(limit: int) -> list[DueVideo]:
+            async with self.database.autocommit() as session:
+                return await Watchlist(session).claim(limit, self._watchlist_head)
+
+        due = await self._calendar.claim(batch_size, claim)
         return [
             {
                 "video_id": video.video_id,

@@ -6,7 +6,14 @@ from atlas.models.events import SystemEvent
 from atlas.models.keys import ApiBreaker, KeyNotice, KeyRest, QuotaUsage
 from atlas.models.stats import StatsRecord
 from atlas.models.videos import ChannelRecord, VideoRecord, VideoTombstone
-from atlas.models.watchlist import SearchTerm, WatchlistEntry
+from atlas.models.watchlist import (
+    RingCohort,
+    RingDay,
+    RingPage,
+    SearchTerm,
+    TrackingBudgetDay,
+    WatchlistEntry,
+)
 
 __all__ = [
     "ApiBreaker",
@@ -18,9 +25,13 @@ __all__ = [
     "KeyNotice",
     "KeyRest",
     "QuotaUsage",
+    "RingCohort",
+    "RingDay",
+    "RingPage",
     "SearchTerm",
     "StatsRecord",
     "SystemEvent",
+    "TrackingBudgetDay",
     "VideoRecord",
     "VideoTombstone",
     "WatchlistEntry",

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Identity, Index, Integer, func, text
+from datetime import date, timedelta
+from decimal import Decimal
+
+from sqlalchemy import (
+    DDL,
+    CheckConstraint,
+    Identity,
+    Index,
+    Integer,
+    Interval,
+    LargeBinary,
+    Numeric,
+    SmallInteger,
+    event,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from atlas.models.base import (
@@ -40,6 +56,8 @@ class WatchlistEntry(Base):
     error: Mapped[str | None]
     #: Answers of the API in a row that left the video out.
     omissions: Mapped[Attempts]
+    #: When the calendar of slow videos made this row; -infinity: long ago; NULL: the id is not in the ring.
+    woken_at: Mapped[UtcTimestamp | None]
 
     __table_args__ = (
         CheckConstraint(
@@ -49,9 +67,68 @@ class WatchlistEntry(Base):
         Index(
             "idx_watchlist_next_track", func.coalesce(text("leased_until"), text("next_track_at"))
         ),
+        Index("idx_watchlist_woken", "woken_at", postgresql_where=text("woken_at IS NOT NULL")),
         # claims rewrite rows in place for ever: room on the page keeps the heap from growing
         {"postgresql_with": {"fillfactor": "80"}},
     )
+
+
+class RingPage(Base):
+    """Slow videos of the watchlist, and ids that were collected, packed; see docs/forever.md.
+
+    The pages cover all positions from ``lower`` to ``upper``, both included, without gap or overlap.
+    """
+
+    __tablename__ = "watchlist_ring"
+
+    lower: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    upper: Mapped[int]
+    version: Mapped[int] = mapped_column(server_default=text("0"))
+    entries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    packed: Mapped[bytes] = mapped_column(LargeBinary)
+
+    __table_args__ = (CheckConstraint("lower <= upper", name="bounds"),)
+
+
+# a page fits into one tuple: neither compressed nor moved out of line
+event.listen(
+    RingPage.__table__,
+    "after_create",
+    # SQLAlchemy declares no types for it
+    DDL("ALTER TABLE watchlist_ring ALTER COLUMN packed SET STORAGE PLAIN"),  # type: ignore[no-untyped-call]
+)
+
+
+class RingCohort(Base):
+    """Videos in the ring of one month of publication, and how far their pointer has come."""
+
+    __tablename__ = "watchlist_cohorts"
+
+    cohort: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    entries: Mapped[int] = mapped_column(server_default=text("0"))
+    distance: Mapped[Decimal] = mapped_column(Numeric(40, 0), server_default=text("0"))
+    interval: Mapped[timedelta] = mapped_column(Interval)
+    turned_at: Mapped[UtcTimestamp] = mapped_column(server_default=func.now())
+
+
+class RingDay(Base):
+    """How far a cohort's pointer had come at the end of a day (days since 1970)."""
+
+    __tablename__ = "watchlist_cohort_days"
+
+    cohort: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    distance: Mapped[Decimal] = mapped_column(Numeric(40, 0))
+    skipped_from: Mapped[int] = mapped_column(Integer)
+
+
+class TrackingBudgetDay(Base):
+    """Samples that were granted to workers on a UTC day."""
+
+    __tablename__ = "tracking_budget"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    granted: Mapped[int] = mapped_column(server_default=text("0"))
 
 
 class SearchTerm(Base):

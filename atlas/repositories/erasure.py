@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ARRAY, Text, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from atlas.repositories.ring.cohorts import Cohorts
+from atlas.repositories.ring.pages import Ring
 
 #: Ids that were erased and must not come back, wherever a row of theirs still lies.
 FORGOTTEN = "FROM video_tombstones WHERE reason = 'forgotten'"
@@ -72,7 +75,12 @@ class Erasure:
                 {"ids": list(video_ids)},
             )
             counts.append(int(deleted or 0))
-        return ErasedRows(*counts)
+        removed = await Ring(self.session).remove(video_ids)
+        await Cohorts(self.session).count({cohort: -count for cohort, count in removed.items()})
+        erased = ErasedRows(*counts)
+        # one that was awake is counted as the row that it was
+        parked = max(sum(removed.values()) - erased.watchlist, 0)
+        return replace(erased, watchlist=erased.watchlist + parked)
 
     async def finish(self, video_ids: Sequence[str]) -> None:
         """Record that nothing of these ids is left within reach."""

@@ -38,19 +38,35 @@ class DoomedVideo:
 
 
 class Doomed:
-    """DONE videos discovered before ``cutoff``; with ``safe_only`` those with transcript and visuals."""
+    """DONE videos discovered before ``cutoff``; with ``safe_only`` those with transcript and visuals.
 
-    def __init__(self, session: AsyncSession, cutoff: datetime, *, safe_only: bool) -> None:
+    With ``unfinished_days`` also those that are not DONE and were discovered so many days ago.
+    """
+
+    def __init__(
+        self,
+        session: AsyncSession,
+        cutoff: datetime,
+        *,
+        safe_only: bool,
+        unfinished_days: int | None = None,
+    ) -> None:
         self.session = session
-        self.cutoff = cutoff
+        self._values: dict[str, object] = {"cutoff": cutoff}
         self._where = "status = 'DONE' AND discovered_at < :cutoff" + (
             " AND has_transcript AND has_visuals" if safe_only else ""
         )
+        if unfinished_days is not None:
+            self._where = (
+                f"({self._where} OR status <> 'DONE' "
+                "AND discovered_at < now() - make_interval(days => :unfinished_days))"
+            )
+            self._values["unfinished_days"] = unfinished_days
 
     async def count(self) -> int:
         """How many there are."""
         query = text(f"SELECT count(*) FROM videos WHERE {self._where}")
-        return int(await self.session.scalar(query, {"cutoff": self.cutoff}) or 0)
+        return int(await self.session.scalar(query, self._values) or 0)
 
     async def read(self) -> list[DoomedVideo]:
         """All of them, in order of id, with their row versions."""
@@ -58,7 +74,7 @@ class Doomed:
         query = text(
             f"SELECT xmin::text AS version, {columns} FROM videos WHERE {self._where} ORDER BY id"
         )
-        rows = (await self.session.execute(query, {"cutoff": self.cutoff})).mappings().all()
+        rows = (await self.session.execute(query, self._values)).mappings().all()
         return [
             DoomedVideo(row["version"], {name: row[name] for name in VIDEO_COLUMNS}) for row in rows
         ]

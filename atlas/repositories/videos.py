@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import text
+from sqlalchemy import ARRAY, Text, bindparam, text
 
 from atlas.errors import InvalidInput
 from atlas.models.videos import STATS_DUE, STATS_URGENCY
@@ -24,12 +24,15 @@ from atlas.repositories.base import (
 from atlas.repositories.channels import UPSERT_CHANNELS, checked_channels
 from atlas.repositories.hot.stats import INSERT_SAMPLES
 from atlas.repositories.leases import Leases, Queue, held, release
+from atlas.repositories.ring.pages import RingReader
 from atlas.types import Channel, Sample, Video, VideoStatus, check_id, utc
 
 #: Work on a video that finishes once: each kind has its own batches, leases and fact.
 Work = Literal["transcript", "visuals"]
 
 _MAX_PRIORITY = 32_767
+
+_OPEN = "status IN ('PENDING', 'PROCESSING')"
 
 _PRIORITY = """
     CASE WHEN (SELECT now FROM clock) - coalesce(published_at, discovered_at) < interval '24 hours'
@@ -70,7 +73,7 @@ def _collection(work: Work) -> Queue:
         kind=work,
         table="videos",
         key="id",
-        ready=f"""NOT has_{work} AND status IN ('PENDING', 'PROCESSING')
+        ready=f"""NOT has_{work} AND {_OPEN}
             AND coalesce({work}_leased_until, discovered_at) <= (SELECT now FROM clock)""",
         order=f"priority DESC, coalesce({work}_leased_until, discovered_at)",
         returning="q.id, q.title, q.published_at, q.discovered_at",
@@ -83,16 +86,21 @@ COLLECTION: dict[Work, Queue] = {
     "visuals": _collection("visuals"),
 }
 
+
+def _has(work: Work) -> str:
+    """The assignments that record a kind of work. A video that has both is DONE by itself."""
+    other = "visuals" if work == "transcript" else "transcript"
+    return f"""has_{work} = true, {release(f"{work}_")},
+        status = CASE WHEN has_{other} AND {_OPEN} THEN 'DONE' ELSE status END"""
+
+
 _WORK_DONE = {
-    work: text(
-        f"UPDATE videos SET has_{work} = true, {release(f'{work}_')} WHERE id = :id RETURNING id"
-    )
-    for work in ("transcript", "visuals")
+    work: text(f"UPDATE videos SET {_has(work)} WHERE id = :id RETURNING id") for work in COLLECTION
 }
 
 _COLLECTED = {work: text(f"""
         WITH {held(queue, "CAST(:ids AS text[])")}
-        UPDATE videos q SET has_{work} = true, {release(queue.prefix)}
+        UPDATE videos q SET {_has(work)}
         FROM held WHERE q.id = held.key RETURNING q.id
         """) for work, queue in COLLECTION.items()}
 
@@ -135,6 +143,9 @@ _UPSERT = text(f"""
             duration bigint, tags text[], category_id text, default_language text,
             wiki_topics text[], priority smallint)
         WHERE NOT EXISTS (SELECT FROM video_tombstones t WHERE t.video_id = n.id)
+          -- what the ring knows was collected before, unless it is still here
+          AND (n.id NOT IN (SELECT unnest(:known))
+               OR EXISTS (SELECT FROM videos v WHERE v.id = n.id))
     ),
     written AS (
         INSERT INTO videos AS v (id, {", ".join(_FACTS)})
@@ -142,9 +153,13 @@ _UPSERT = text(f"""
         FROM offered WHERE (SELECT count(*) FROM channel) >= 0
         ORDER BY id
         {on_conflict("v", "id", _FACTS)}
+        RETURNING id, xmax = 0 AS is_new
     )
-    SELECT count(*) FROM offered
-    """)
+    SELECT (SELECT count(*) FROM offered), ARRAY(SELECT id FROM written WHERE is_new)
+    """).bindparams(bindparam("known", type_=ARRAY(Text)))
+_REMOVE = text("DELETE FROM videos WHERE id = ANY (:ids)").bindparams(
+    bindparam("ids", type_=ARRAY(Text))
+)
 
 # rows are locked in the order of their ids, as everywhere: transactions that do so cannot deadlock
 _LOCKED = """
@@ -218,6 +233,14 @@ class StaleVideo:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """How many videos were taken, and the ids of those that were not there before."""
+
+    videos: int
+    new: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class StatusSummary:
     """How many videos have a status, and how many of them wait for a transcript, for visuals."""
 
@@ -239,10 +262,15 @@ class Videos(VideoReader):
     """Changes videos."""
 
     async def upsert(self, videos: Iterable[Video], channels: Iterable[Channel] = ()) -> int:
-        """Add videos and their channels, or add to what is known of them; returns how many were taken.
+        """`discover`, for who asks only how many were taken."""
+        return (await self.discover(videos, channels)).videos
+
+    async def discover(self, videos: Iterable[Video], channels: Iterable[Channel] = ()) -> Taken:
+        """Add videos and their channels, or add to what is known of them.
 
         What is not known (None, an empty title) never replaces what is, and a priority only rises.
-        Videos with a tombstone are left out. One statement up to `CHUNK` videos.
+        Videos that were collected before are left out. A look at the ring, and one statement up to `CHUNK`
+        videos.
         """
         video_list = [self._checked(video) for video in videos]
         priority = {video.id: 0 for video in video_list}
@@ -254,13 +282,26 @@ class Videos(VideoReader):
             return await self._upsert(unique, known_channels)
         for channel_part in chunks(known_channels):
             await self._upsert((), channel_part)
-        return sum([await self._upsert(part, ()) for part in chunks(unique)])
-
-    async def _upsert(self, videos: Iterable[Video], channels: Iterable[Channel]) -> int:
-        result = await self.session.execute(
-            _UPSERT, {"videos": as_json(videos), "channels": as_json(channels)}
+        taken = [await self._upsert(part, ()) for part in chunks(unique)]
+        return Taken(
+            sum(part.videos for part in taken), [new for part in taken for new in part.new]
         )
-        return int(result.scalar_one())
+
+    async def _upsert(self, videos: Sequence[Video], channels: Iterable[Channel]) -> Taken:
+        ring = RingReader(self.session)
+        seen = await ring.find(video.id for video in videos)
+        values = {
+            "videos": as_json(videos),
+            "channels": as_json(channels),
+            "known": list(seen.cohorts),
+        }
+        taken, new = (await self.session.execute(_UPSERT, values)).one()
+        # what was removed and put into the ring between the look and the insert
+        if new and await ring.has_changed(seen):
+            late = (await ring.find(new)).cohorts.keys()
+            await self.session.execute(_REMOVE, {"ids": list(late)})
+            taken, new = taken - len(late), [one for one in new if one not in late]
+        return Taken(taken, new)
 
     @staticmethod
     def _checked(video: Video) -> Video:

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
+from sqlalchemy import ARRAY, Text, bindparam, text
 
 from atlas.repositories.base import Repository, as_json, chunks
 from atlas.repositories.hot.stats import COUNTERS, INSERT_SAMPLES
 from atlas.repositories.leases import Head, Leases, Queue, held, release
+from atlas.repositories.ring.page import KNOWN
+from atlas.repositories.ring.pages import RingReader
+from atlas.repositories.ring.parking import Parking
 from atlas.types import TrackingTier, check_id, utc
 
 TRACK = Queue(
@@ -25,6 +28,19 @@ TRACK = Queue(
     claimable="coalesce(q.leased_until, q.next_track_at)",
 )
 
+
+# The report that ends a call of the calendar: the pointer's day says when the video was sampled, and its
+# place when it is next. What was sampled on another day, in another tier or by another rhythm stays a row.
+def _settles(moment: str) -> str:
+    return f"""coalesce(
+        q.woken_at > '-infinity' AND q.tracking_tier = r.tracking_tier
+        AND date_trunc('day', timezone('UTC', {moment})) = date_trunc('day', timezone('UTC', q.woken_at))
+        AND r.next_track_at - {moment} >= interval '84 hours', false)"""
+
+
+#: A row that is reported otherwise is one like all others, which also lies in the ring.
+_ORDINARY = "woken_at = CASE WHEN q.woken_at IS NOT NULL THEN timestamptz '-infinity' END"
+
 # The newest report of a video in the batch is the one that counts. A worker's clock may be wrong: a
 # time that lies far ahead would make every later report look old, so it is cut to a day ahead.
 _REPORT = text(f"""
@@ -37,24 +53,31 @@ _REPORT = text(f"""
         ORDER BY video_id, last_tracked_at DESC, ordinality DESC
     ),
     locked AS MATERIALIZED (
-        SELECT w.video_id FROM watchlist w
-        WHERE w.video_id = ANY (SELECT video_id FROM report)
-        ORDER BY w.video_id FOR UPDATE
+        SELECT q.video_id, {_settles("r.last_tracked_at")} AS settles
+        FROM watchlist q JOIN report r ON r.video_id = q.video_id
+        WHERE (q.last_tracked_at IS NULL OR q.last_tracked_at <= r.last_tracked_at)
+          AND (r.lease IS NULL OR r.lease = q.lease)
+        ORDER BY q.video_id FOR UPDATE OF q
+    ),
+    settled AS (
+        DELETE FROM watchlist q USING locked
+        WHERE q.video_id = locked.video_id AND locked.settles RETURNING q.video_id
+    ),
+    rescheduled AS (
+        UPDATE watchlist q
+        SET tracking_tier = r.tracking_tier,
+            last_tracked_at = least(r.last_tracked_at, now() + interval '1 day'),
+            next_track_at = r.next_track_at,
+            last_views = coalesce(r.views, q.last_views),
+            last_likes = coalesce(r.likes, q.last_likes),
+            last_comment_count = coalesce(r.comment_count, q.last_comment_count),
+            omissions = 0, {_ORDINARY},
+            {release()}
+        FROM report r, locked
+        WHERE q.video_id = locked.video_id AND r.video_id = locked.video_id AND NOT locked.settles
+        RETURNING q.video_id
     )
-    UPDATE watchlist w
-    SET tracking_tier = r.tracking_tier,
-        last_tracked_at = least(r.last_tracked_at, now() + interval '1 day'),
-        next_track_at = r.next_track_at,
-        last_views = coalesce(r.views, w.last_views),
-        last_likes = coalesce(r.likes, w.last_likes),
-        last_comment_count = coalesce(r.comment_count, w.last_comment_count),
-        omissions = 0,
-        {release()}
-    FROM report r, locked
-    WHERE w.video_id = locked.video_id AND r.video_id = locked.video_id
-      AND (w.last_tracked_at IS NULL OR w.last_tracked_at <= r.last_tracked_at)
-      AND (r.lease IS NULL OR r.lease = w.lease)
-    RETURNING w.video_id
+    SELECT video_id FROM settled UNION ALL SELECT video_id FROM rescheduled
     """)
 
 # a late sample is none of the last ones
@@ -73,16 +96,25 @@ _RECORD = text(f"""
             omissions smallint)
     ),
     {held(TRACK, "ARRAY(SELECT video_id FROM report)")},
-    samples AS ({INSERT_SAMPLES})
-    UPDATE watchlist q
-    SET tracking_tier = r.tracking_tier,
-        next_track_at = r.next_track_at,
-        last_tracked_at = greatest(r.timestamp, q.last_tracked_at),
-        {_LAST_COUNTERS},
-        omissions = r.omissions,
-        {release()}
-    FROM report r, held WHERE q.video_id = held.key AND r.video_id = held.key
-    RETURNING q.video_id
+    samples AS ({INSERT_SAMPLES}),
+    settled AS (
+        DELETE FROM watchlist q USING report r, held
+        WHERE q.video_id = held.key AND r.video_id = held.key AND {_settles("r.timestamp")}
+        RETURNING q.video_id
+    ),
+    rescheduled AS (
+        UPDATE watchlist q
+        SET tracking_tier = r.tracking_tier,
+            next_track_at = r.next_track_at,
+            last_tracked_at = greatest(r.timestamp, q.last_tracked_at),
+            {_LAST_COUNTERS},
+            omissions = r.omissions, {_ORDINARY},
+            {release()}
+        FROM report r, held
+        WHERE q.video_id = held.key AND r.video_id = held.key AND NOT {_settles("r.timestamp")}
+        RETURNING q.video_id
+    )
+    SELECT video_id FROM settled UNION ALL SELECT video_id FROM rescheduled
     """)
 
 _ADD = text("""
@@ -100,11 +132,28 @@ _ADD = text("""
     RETURNING video_id
     """)
 
+_REMOVE = text("DELETE FROM watchlist WHERE video_id = ANY (:ids)").bindparams(
+    bindparam("ids", type_=ARRAY(Text))
+)
+# what is awake lies in the ring as well, and is counted there
 _SUMMARY = text("""
-    SELECT tracking_tier, count(*),
-           count(*) FILTER (WHERE coalesce(leased_until, next_track_at) <= now()),
-           count(*) FILTER (WHERE leased_until > now() AND lease IS NOT NULL)
-    FROM watchlist GROUP BY tracking_tier ORDER BY tracking_tier
+    SELECT tier, CAST(sum(entries) AS bigint), CAST(sum(due) AS bigint), CAST(sum(leased) AS bigint)
+    FROM (
+        SELECT tracking_tier AS tier, count(*) FILTER (WHERE woken_at IS NULL) AS entries,
+               count(*) FILTER (WHERE coalesce(leased_until, next_track_at) <= now()) AS due,
+               count(*) FILTER (WHERE leased_until > now() AND lease IS NOT NULL) AS leased
+        FROM watchlist GROUP BY tracking_tier
+        UNION ALL
+        SELECT CASE cohort WHEN 1 THEN 'DORMANT' ELSE 'WEEKLY' END, sum(entries), 0, 0
+        FROM watchlist_cohorts WHERE cohort > 0 AND entries > 0 GROUP BY 1
+    ) AS forms
+    GROUP BY tier ORDER BY tier
+    """)
+_AWAKE = text("SELECT count(*) FROM watchlist WHERE woken_at > '-infinity'")
+_ROWS_A_DAY = text("""
+    SELECT coalesce(sum(CASE tracking_tier WHEN 'HOURLY' THEN 24.0 WHEN 'DAILY' THEN 1.0
+                        WHEN 'WEEKLY' THEN 1 / 7.0 ELSE 1 / 30.0 END), 0)
+    FROM watchlist WHERE woken_at IS NULL OR woken_at = '-infinity'
     """)
 
 
@@ -191,6 +240,14 @@ class WatchlistReader(Repository):
         """One row a tier that has entries."""
         return [TierSummary(*row) for row in await self.session.execute(_SUMMARY)]
 
+    async def awake(self) -> int:
+        """How many rows the calendar has woken and nobody has reported yet."""
+        return int((await self.session.execute(_AWAKE)).scalar_one())
+
+    async def samples_a_day(self) -> float:
+        """How many samples a day the rows that are not of the calendar ask for, by their tiers."""
+        return float((await self.session.execute(_ROWS_A_DAY)).scalar_one())
+
 
 class Watchlist(WatchlistReader):
     """Changes the schedule."""
@@ -204,9 +261,22 @@ class Watchlist(WatchlistReader):
                 if (moment := getattr(entry, field)) is not None:
                     utc(moment, field=field)
         for part in chunks([unique[video_id] for video_id in sorted(unique)]):
-            rows = await self.session.execute(_ADD, {"entries": as_json(part)})
-            added += len(rows.all())
+            added += await self._add(part)
         return added
+
+    async def _add(self, entries: Sequence[NewEntry]) -> int:
+        ring = RingReader(self.session)
+        seen = await ring.find(entry.video_id for entry in entries)
+        parked = seen.sampled
+        new = [entry for entry in entries if entry.video_id not in parked]
+        rows = await self.session.execute(_ADD, {"entries": as_json(new)})
+        added = set(rows.scalars())
+        # what was parked between the look and the insert had its row deleted by then: look again
+        if added and await ring.has_changed(seen):
+            seen = await ring.find(added)
+            await self.session.execute(_REMOVE, {"ids": list(seen.sampled)})
+            added -= seen.sampled
+        return len(added)
 
     async def claim(self, limit: int, head: Head | None = None) -> list[DueVideo]:
         """Lease up to ``limit`` due videos, earliest first; for ``head`` see there."""
@@ -237,4 +307,12 @@ class Watchlist(WatchlistReader):
         for part in chunks(by_video):
             rows = await self.session.execute(_REPORT, {"reports": as_json(part)})
             changed.update(rows.scalars())
+            # who reports without a lease need not know that the calendar has the video
+            others = [one for one in part if one.lease is None and one.video_id not in changed]
+            parked = (await RingReader(self.session).find(one.video_id for one in others)).cohorts
+            if parked := {key: cohort for key, cohort in parked.items() if cohort != KNOWN}:
+                await Parking(self.session).wake_ids(parked)
+                again = [one for one in others if one.video_id in parked]
+                rows = await self.session.execute(_REPORT, {"reports": as_json(again)})
+                changed.update(rows.scalars())
         return changed

@@ -17,6 +17,7 @@ from atlas.ingest import AHEAD, with_partitions
 from atlas.logging import get_logger
 from atlas.repositories.hot.stats import checked
 from atlas.repositories.leases import Ending, Leases, Queue, Unfinished
+from atlas.repositories.watchlist import TRACK
 from atlas.scheduling.items import Item, SampledItem, samples_of
 from atlas.types import Sample
 
@@ -101,11 +102,18 @@ class Batch(Generic[ItemT]):
 
     async def _claim(self) -> None:
         self.failing = None
-        async with self._work.database.autocommit() as session:
-            self._token, self._items, self._clock = uuid.uuid4(), {}, time.monotonic()
-            rows = await Leases(session, self._kind.queue).claim(
-                self._limit, self._token, self._work._head_of(self._kind.queue)
-            )
+
+        async def claim(limit: int) -> list[tuple[Any, ...]]:
+            async with self._work.database.autocommit() as session:
+                self._token, self._items, self._clock = uuid.uuid4(), {}, time.monotonic()
+                return await Leases(session, self._kind.queue).claim(
+                    limit, self._token, self._work._head_of(self._kind.queue)
+                )
+
+        if self._kind.queue is TRACK:
+            rows = await self._work.calendar.claim(self._limit, claim)
+        else:
+            rows = await claim(self._limit)
         for values in rows:
             row = self._kind.row(*values)
             self._claimed_at = row.claimed_at

@@ -16,6 +16,7 @@ from atlas.repositories.search_queue import HUNT, LeasedTerm, SearchQueue
 from atlas.repositories.videos import COLLECTION, RETRACK, OpenVideo, StaleVideo, Videos
 from atlas.repositories.watchlist import TRACK, DueVideo, Watchlist
 from atlas.scheduling.batch import Batch, Kind, keys_of
+from atlas.scheduling.calendar import Calendar
 from atlas.scheduling.items import CollectItem, RetrackItem, SearchItem, TrackItem
 from atlas.scheduling.policies import AgePolicy, Policy
 
@@ -79,6 +80,7 @@ class Work:
         self.renew_every = renew_every
         self._open: weakref.WeakSet[Batch[Any]] = weakref.WeakSet()
         self._heads: dict[Queue, Head] = {}
+        self.calendar = Calendar(self.database)
 
     @overload
     def claim(self, kind: Literal["hunt"], limit: int = 50) -> Batch[SearchItem]: ...

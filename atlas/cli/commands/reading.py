@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from atlas.cli.output import answer, moment, number, out, run, size, sparkline, table, waiting
 from atlas.errors import NotFound
+
+if TYPE_CHECKING:
+    from atlas.scheduling.calendar import CalendarStatus
 
 
 def history(
@@ -94,6 +97,7 @@ def status(
                 for tier in found.watchlist
             ]
             out.print(table("Watchlist", ("tier", ">videos", ">overdue", ">leased"), lines))
+        _show_calendar(found.calendar)
         if found.videos:
             videos = [
                 (
@@ -114,6 +118,21 @@ def status(
         out.print(f"spool: {waiting(spool)}")
 
     answer(data, json, show)
+
+
+def _show_calendar(calendar: CalendarStatus) -> None:
+    if calendar.cohorts:
+        cohorts = [
+            (one.month or "DORMANT", number(one.videos), f"{one.interval_days:.1f}")
+            for one in calendar.cohorts
+        ]
+        columns = ("slow videos, published", ">videos", ">days between samples")
+        out.print(table(f"Parked: {number(calendar.parked)} videos", columns, cohorts))
+    if calendar.budget is not None:
+        out.print(
+            f"budget {number(calendar.budget)} samples a day, {number(calendar.granted_today)} given to "
+            f"workers today; every tier at its own rhythm would take {number(calendar.needed)}"
+        )
 
 
 def _utc(value: datetime | None) -> datetime | None:

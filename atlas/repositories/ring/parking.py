@@ -1,0 +1,241 @@
+"""Between the two forms of the watchlist: parking quiet rows in the ring, and waking what is due."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+from sqlalchemy import ARRAY, Text, bindparam, text
+
+from atlas.repositories.base import Repository
+from atlas.repositories.ring.cohorts import (
+    ROUND,
+    Cohort,
+    Cohorts,
+    Passes,
+    cohort_of,
+    day_number,
+    settled,
+    tier_of,
+)
+from atlas.repositories.ring.page import KNOWN, Entries
+from atlas.repositories.ring.pages import Ring
+from atlas.repositories.ring.positions import ids_of, positions_of
+
+#: A YouTube id, in SQL: the last character carries four bits.
+_CANONICAL = "{column} ~ '^[A-Za-z0-9_-]{{10}}[AEIMQUYcgkosw048]$'"
+
+#: Rows that wait for nothing but their next sample, days ahead.
+_QUIET = f"""tracking_tier IN ('WEEKLY', 'DORMANT') AND leased_until IS NULL AND error IS NULL
+    AND attempts = 0 AND (omissions = 0 OR tracking_tier = 'DORMANT')
+    AND next_track_at > CAST(:now AS timestamptz) AND next_track_at - last_tracked_at >= interval '84 hours'
+    AND (published_at IS NULL OR published_at < CAST(:now AS timestamptz) - interval '7 days')
+    AND (woken_at IS NULL OR woken_at = '-infinity')
+    AND {_CANONICAL.format(column="video_id")}"""
+
+_QUIET_IDS = text(f"""
+    SELECT video_id FROM watchlist
+    WHERE {_QUIET} AND video_id > :after ORDER BY video_id LIMIT :limit
+    """)
+_COLLECTED_IDS = text(f"""
+    SELECT video_id FROM video_tombstones
+    WHERE reason = 'collected' AND video_id > :after AND {_CANONICAL.format(column="video_id")}
+    ORDER BY video_id LIMIT :limit
+    """)
+_WAITING = text(f"""
+    SELECT (SELECT count(*) FROM watchlist WHERE {_QUIET})
+         + (SELECT count(*) FROM video_tombstones WHERE reason = 'collected')
+    """)
+_TAKE_ROWS = text(f"""
+    WITH quiet AS MATERIALIZED (
+        SELECT video_id FROM watchlist WHERE video_id = ANY (:ids) AND {_QUIET}
+        ORDER BY video_id FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM watchlist w USING quiet WHERE w.video_id = quiet.video_id
+    RETURNING w.video_id, w.tracking_tier, w.published_at, w.last_tracked_at
+    """).bindparams(bindparam("ids", type_=ARRAY(Text)))
+_TAKE_TOMBSTONES = text("""
+    WITH collected AS MATERIALIZED (
+        SELECT video_id FROM video_tombstones WHERE video_id = ANY (:ids) AND reason = 'collected'
+        ORDER BY video_id FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM video_tombstones t USING collected WHERE t.video_id = collected.video_id
+    RETURNING t.video_id
+    """).bindparams(bindparam("ids", type_=ARRAY(Text)))
+_WAKE = text("""
+    INSERT INTO watchlist (video_id, tracking_tier, last_tracked_at, next_track_at, woken_at)
+    SELECT video_id, tier, last_tracked_at, CAST(:now AS timestamptz),
+           coalesce(CAST(:woken_at AS timestamptz), '-infinity')
+    FROM unnest(CAST(:ids AS text[]), CAST(:tiers AS text[]), CAST(:sampled AS timestamptz[]))
+        AS woken (video_id, tier, last_tracked_at)
+    ORDER BY video_id
+    ON CONFLICT (video_id) DO NOTHING
+    """)
+
+
+class Parked(NamedTuple):
+    """What a call moved into the ring."""
+
+    videos: int
+    collected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How far the pointer of a cohort goes now, and which entries are too fresh to be woken."""
+
+    cohort: Cohort
+    distance: int
+    skipped_from: int
+
+
+class Parking(Repository):
+    """Moves entries between rows and ring, inside the caller's transaction."""
+
+    async def waiting(self, now: datetime) -> int:
+        """How many rows and tombstones may be parked."""
+        return int((await self.session.execute(_WAITING, {"now": now})).scalar_one())
+
+    async def quiet_ids(self, now: datetime, limit: int, after: str = "") -> list[str]:
+        """Ids of rows that may be parked, in order."""
+        values = {"now": now, "limit": limit, "after": after}
+        return list(await self.session.scalars(_QUIET_IDS, values))
+
+    async def collected_ids(self, limit: int, after: str = "") -> list[str]:
+        """Ids of videos that were collected and removed, in order."""
+        return list(await self.session.scalars(_COLLECTED_IDS, {"limit": limit, "after": after}))
+
+    async def park(
+        self, now: datetime, quiet: Sequence[str], collected: Sequence[str] = ()
+    ) -> Parked:
+        """Move rows and tombstones into the ring; those that are not quiet any more, or locked, stay.
+
+        Best neighbours in order of position: every page between the first and the last is packed anew.
+        """
+        # rows first, then pages, as everywhere: SKIP LOCKED waits for nobody
+        rows = (await self.session.execute(_TAKE_ROWS, {"now": now, "ids": list(quiet)})).all()
+        known = list(await self.session.scalars(_TAKE_TOMBSTONES, {"ids": list(collected)}))
+        if not rows and not known:
+            return Parked(0, 0)
+        today = day_number(now)
+        tombstones = Entries.of(positions_of(known), KNOWN)
+        parked = Entries.of(
+            positions_of([row.video_id for row in rows]),
+            [cohort_of(row.tracking_tier, row.published_at, now) for row in rows],
+            [min(day_number(row.last_tracked_at), today) for row in rows],
+            today,
+        )
+        new = tombstones.merged(parked)
+        cohorts = Cohorts(self.session)
+        passes = await cohorts.passes()
+        changes: Counter[int] = Counter()
+        await Ring(self.session).rewrite(
+            int(new.positions[0]),
+            int(new.positions[-1]),
+            lambda lower, upper, old: _combined(old, new.between(lower, upper), passes, changes),
+        )
+        await cohorts.count(changes)
+        return Parked(len(rows), len(known))
+
+    async def wake(self, turn: Turn, passes: Passes, now: datetime) -> int:
+        """Make rows of what lies between the pointer and its new place; returns how many entries."""
+        start, end = turn.cohort.distance, turn.distance
+        ring = Ring(self.session)
+        spans = [await ring.between(first, last) for first, last in _spans(start, end)]
+        today = day_number(now)
+        ids: list[str] = []
+        sampled: list[datetime | None] = []
+        for entries in spans:
+            ours = entries.cohorts == turn.cohort.number
+            fresh = (entries.days > 0) & (
+                (entries.parked >= today) | (entries.days >= turn.skipped_from)
+            )
+            due = entries.taken(ours & ~fresh)
+            ids += ids_of(due.positions)
+            sampled += [
+                _moment(passes.last_sampled(*facts))
+                for facts in zip(
+                    due.positions.tolist(), due.days.tolist(), due.parked.tolist(), strict=True
+                )
+            ]
+        await self._insert(ids, [turn.cohort.tier] * len(ids), sampled, now, now)
+        return len(ids)
+
+    async def wake_ids(self, cohorts: Mapping[str, int]) -> None:
+        """Make rows of entries out of turn, due now: somebody reports them, or wants them soon."""
+        if not cohorts:
+            return
+        ids = sorted(cohorts)
+        passes = await Cohorts(self.session).passes()
+        ring = Ring(self.session)
+        sampled: list[datetime | None] = []
+        for video_id, number in zip(ids, positions_of(ids).tolist(), strict=True):
+            found = await ring.between(number, number)
+            sampled.append(
+                _moment(
+                    passes.get(cohorts[video_id], Passes()).last_sampled(
+                        number, int(found.days[0]), int(found.parked[0])
+                    )
+                )
+                if len(found)
+                else None
+            )
+        # not by its calendar: the report does not remove the row
+        tiers = [tier_of(cohorts[video_id]) for video_id in ids]
+        await self._insert(ids, tiers, sampled, await self.now(), None)
+
+    async def _insert(
+        self,
+        ids: Sequence[str],
+        tiers: Sequence[str],
+        sampled: Sequence[datetime | None],
+        now: datetime,
+        woken_at: datetime | None,
+    ) -> None:
+        values = {
+            "ids": list(ids),
+            "tiers": [str(tier) for tier in tiers],
+            "sampled": list(sampled),
+        }
+        await self.session.execute(_WAKE, values | {"now": now, "woken_at": woken_at})
+
+
+def _combined(
+    old: Entries, new: Entries, passes: Mapping[int, Passes], changes: Counter[int]
+) -> Entries | None:
+    """The entries of some pages with the new ones; adds to ``changes`` how many more a cohort has."""
+    if not len(new):
+        return None
+    kept = settled(old, passes)
+    known, index = kept.found(new.positions)
+    cohorts = new.cohorts.copy()
+    if known.any():
+        before = kept.cohorts[index]
+        # a slow video stays in the cohort of its month; of what is sampled the ring knows that it is known
+        stays = known & (((before > 1) & (cohorts > 1)) | ((cohorts == KNOWN) & (before != KNOWN)))
+        cohorts[stays] = before[stays]
+    is_tombstone = new.days == 0
+    days = np.where(is_tombstone & known, kept.days[index] if len(kept) else 0, new.days)
+    parked = np.where(is_tombstone & known, kept.parked[index] if len(kept) else 0, new.parked)
+    merged = kept.merged(Entries.of(new.positions, cohorts, days, parked))
+    changes.update(Counter(merged.cohorts.tolist()))
+    changes.subtract(Counter(old.cohorts.tolist()))
+    return merged
+
+
+def _spans(start: int, end: int) -> list[tuple[int, int]]:
+    """The positions from one distance to another, as spans with both ends included."""
+    if end <= start:
+        return []
+    first, last = start % ROUND, (end - 1) % ROUND
+    if end - start >= ROUND:
+        return [(0, ROUND - 1)]
+    return [(first, last)] if first <= last else [(first, ROUND - 1), (0, last)]
+
+
+def _moment(day: int | None) -> datetime | None:
+    return None if day is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)
