@@ -10,18 +10,31 @@ import logging as _logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atlas import db, events, vault
+    # the default objects, whose methods the modules of these names answer to: a type checker sees both
+    # spellings, `from atlas import vault` and `from atlas.vault import vault`, as the same
+    from atlas.adapters.maia import MaiaDAO
+    from atlas.archive import Archiver
     from atlas.config import settings
+    from atlas.db import Database, db
     from atlas.errors import AtlasError
+    from atlas.events import events
     from atlas.notifications import notifier
+    from atlas.reader import StatsReader
+    from atlas.scheduling import Work
     from atlas.types import AlertChannel, AlertLevel
+    from atlas.vault import vault
 
     __version__: str
 
 __all__ = [
     "AlertChannel",
     "AlertLevel",
+    "Archiver",
     "AtlasError",
+    "Database",
+    "MaiaDAO",
+    "StatsReader",
+    "Work",
     "__version__",
     "db",
     "events",
@@ -36,7 +49,12 @@ _logging.getLogger(__name__).addHandler(_logging.NullHandler())
 _HOME = {
     "AlertChannel": "atlas.types",
     "AlertLevel": "atlas.types",
+    "Archiver": "atlas.archive",
     "AtlasError": "atlas.errors",
+    "Database": "atlas.db",
+    "MaiaDAO": "atlas.adapters.maia",
+    "StatsReader": "atlas.reader",
+    "Work": "atlas.scheduling",
     "notifier": "atlas.notifications",
     "settings": "atlas.config",
 }

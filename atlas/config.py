@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import (
     AliasChoices,
@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from atlas.errors import ConfigurationError, InvalidInput
+from atlas.setting_names import SettingNames
 
 __all__ = ["ApiKey", "QuotaBucket", "Settings", "get_settings", "reset_settings", "settings"]
 
@@ -38,6 +39,11 @@ THROWAWAY_ENVIRONMENTS = frozenset({"dev", "test"})
 
 #: What no key holds, but text with several keys, or a broken list, does.
 _SEPARATORS = re.compile(r"""[\s,;"'\[\]{}]""")
+
+
+#: Pools of API keys, each for one kind of agent.
+POOLS = ("hunting", "tracking", "archeology")
+T = TypeVar("T")
 
 
 class ApiKey(SecretStr):
@@ -93,8 +99,10 @@ Text = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
 
 
-class Settings(BaseSettings):
+class Settings(SettingNames, BaseSettings):
     """Every setting of Atlas. Variables are the field names in capitals unless noted.
+
+    Variables' own names work as attributes too: ``settings.DATABASE_URL``.
 
     Raises `ConfigurationError` naming the variable, what it got with secrets masked, and what it
     takes.
@@ -214,6 +222,31 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise _configuration_error(error) from None
+
+    if not TYPE_CHECKING:  # a type checker has them from `SettingNames`
+
+        def __getattr__(self, name: str) -> Any:
+            """The setting of a variable's name."""
+            field = "hf_repo_id" if name == "HF_DATASET_ID" else name.lower()
+            if name.isupper() and field in _NAMED:
+                return getattr(self, field)
+            return super().__getattr__(name)
+
+    @property
+    def api_keys(self) -> list[str]:
+        """The keys that may be used, in the clear: under COMPLIANCE_MODE only the first."""
+        keys = [key.get_secret_value() for key in self.youtube_api_keys]
+        return keys[:1] if self.compliance_mode else keys
+
+    @property
+    def key_rings(self) -> dict[str, list[str]]:
+        """The keys in the clear of ``hunting``, ``tracking`` and ``archeology``.
+
+        Archeology has the last KEY_POOL_ARCHEOLOGY_SIZE keys, tracking the KEY_POOL_TRACKING_SIZE before
+        them, hunting the rest; where no key would be left for hunting all share the whole list.
+        """
+        sizes = self.key_pool_archeology_size, self.key_pool_tracking_size
+        return {pool: list(keys) for pool, keys in split_keys(self.api_keys, *sizes).items()}
 
     @property
     def throwaway(self) -> bool:
@@ -339,6 +372,25 @@ def _configuration_error(error: ValidationError) -> ConfigurationError:
     return ConfigurationError("; ".join(parts), hint="see ENV.example")
 
 
+def split_keys(keys: Sequence[T], archeology: int, tracking: int) -> dict[str, Sequence[T]]:
+    """The keys of each pool: the last ``archeology``, the ``tracking`` before them, hunting the rest.
+
+    With no more than ``archeology + tracking`` keys every pool gets all of them.
+    """
+    rest = len(keys) - archeology - tracking
+    if rest <= 0:
+        return dict.fromkeys(POOLS, keys)
+    return {
+        "hunting": keys[:rest],
+        "tracking": keys[rest : rest + tracking],
+        "archeology": keys[rest + tracking :],
+    }
+
+
+#: What answers by its variable's name.
+_NAMED = frozenset({*Settings.model_fields, "api_keys", "key_rings"})
+
+
 @functools.lru_cache(maxsize=1)
 def get_settings() -> Settings:
     """The settings of this process, read once. Raises `ConfigurationError`."""
@@ -365,4 +417,5 @@ class _LazySettings:
         return repr(get_settings())
 
 
-settings = _LazySettings()
+#: The settings of this process, by field name or variable name; read at the first attribute asked for.
+settings = cast(Settings, _LazySettings())

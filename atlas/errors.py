@@ -33,6 +33,31 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+__all__ = [
+    "ArchiverBusy",
+    "AtlasError",
+    "ConfigurationError",
+    "Conflict",
+    "CorruptObject",
+    "Damaged",
+    "DatabaseError",
+    "DatabaseUnavailable",
+    "EpochBehind",
+    "InvalidInput",
+    "LeaseLost",
+    "MigrationsPending",
+    "NotFound",
+    "ObjectExists",
+    "QuotaExhausted",
+    "Unavailable",
+    "VaultDenied",
+    "VaultError",
+    "VaultFull",
+    "VaultUnavailable",
+    "VerificationFailed",
+    "WrongVault",
+]
+
 
 class AtlasError(Exception):
     """Root of everything Atlas raises on purpose.

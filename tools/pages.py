@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
+
+import black
+
+from tools import surface
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,8 +32,38 @@ def logging_page() -> str:
     )
 
 
+def setting_names() -> str:
+    """atlas/setting_names.py: the variables' names as typed attributes of the settings."""
+    from atlas.config import Settings
+
+    names = {**{field: field for field in Settings.model_fields}, "hf_dataset_id": "hf_repo_id"}
+    kinds = {
+        name: annotation(Settings.model_fields[field].annotation) for name, field in names.items()
+    }
+    for name in ("api_keys", "key_rings"):
+        getter = getattr(Settings, name).fget
+        kinds[name] = annotation(inspect.get_annotations(getter, eval_str=True)["return"])
+    lines = []
+    for name, kind in kinds.items():
+        lines += ["", "        @property", f"        def {name.upper()}(self) -> {kind}: ..."]
+    text = (ROOT / "tools/setting_names.txt").read_text().rstrip() + "\n".join(lines) + "\n"
+    return black.format_str(text, mode=black.Mode(line_length=100))
+
+
+def annotation(kind: Any) -> str:
+    """A type as it is written."""
+    text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    text = re.sub(r"\b(?:typing|pathlib|pydantic\.types|pydantic)\.", "", text)
+    return re.sub(r"Optional\[(.*)\]$", r"\1 | None", text).replace("'", '"')
+
+
 #: File, and what makes its text.
-PAGES: dict[str, Callable[[], str]] = {"docs/logging.md": logging_page}
+PAGES: dict[str, Callable[[], str]] = {
+    "atlas/setting_names.py": setting_names,
+    "docs/api-reference.md": surface.page,
+    "docs/logging.md": logging_page,
+    "tests/public_api.txt": surface.snapshot,
+}
 
 
 def stale() -> list[str]:

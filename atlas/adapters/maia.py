@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from atlas.adapters.maia_ghost import GhostTrackingMixin
+from atlas.adapters.rows import JanitorResult, SearchTerm, TrackerTarget, VideoWork
 from atlas.adapters.youtube import item_id, parse_statistics, parse_video
 from atlas.config import get_settings
 from atlas.db import Database, db
@@ -45,7 +46,7 @@ class MaiaDAO(GhostTrackingMixin):
         self._watchlist_head = Head()
         self._calendar = Calendar(self.database)
 
-    async def fetch_hunter_batch(self, batch_size: int = 10) -> list[dict[str, Any]]:
+    async def fetch_hunter_batch(self, batch_size: int = 10) -> list[SearchTerm]:
         """Lease active search terms, by priority, then mentions.
 
         Keys: id, query_term, next_page_token, last_searched_at, priority. `update_search_state`
@@ -136,7 +137,7 @@ class MaiaDAO(GhostTrackingMixin):
                 )
             return taken.videos
 
-    async def fetch_tracker_targets(self, batch_size: int = 50) -> list[dict[str, Any]]:
+    async def fetch_tracker_targets(self, batch_size: int = 50) -> list[TrackerTarget]:
         """Lease videos whose counters are due, by priority, then longest unsampled.
 
         Keys: id, title, published_at, last_updated_at, priority (1: under 24 hours old, sampled over
@@ -196,21 +197,21 @@ class MaiaDAO(GhostTrackingMixin):
 
         return await record_samples(self.database, samples, then=report)
 
-    async def fetch_scribe_batch(self, batch_size: int = 10) -> list[dict[str, Any]]:
+    async def fetch_scribe_batch(self, batch_size: int = 10) -> list[VideoWork]:
         """Lease open videos without a transcript, oldest first.
 
         Keys: id, title, published_at, discovered_at. `mark_video_transcript_safe` reports them.
         """
         return await self._fetch_work("transcript", batch_size)
 
-    async def fetch_painter_batch(self, batch_size: int = 5) -> list[dict[str, Any]]:
+    async def fetch_painter_batch(self, batch_size: int = 5) -> list[VideoWork]:
         """Lease open videos without visuals, oldest first.
 
         Keys: id, title, published_at, discovered_at. `mark_video_visuals_safe` reports them.
         """
         return await self._fetch_work("visuals", batch_size)
 
-    async def _fetch_work(self, work: Work, batch_size: int) -> list[dict[str, Any]]:
+    async def _fetch_work(self, work: Work, batch_size: int) -> list[VideoWork]:
         async with self.database.autocommit() as session:
             videos = await Videos(session).claim_work(work, batch_size)
         return [
@@ -272,8 +273,9 @@ class MaiaDAO(GhostTrackingMixin):
         )
         return report.rows
 
-    async def run_janitor(self, dry_run: bool = False) -> dict[str, Any]:
+    async def run_janitor(self, dry_run: bool = False) -> JanitorResult:
         """Remove videos that are done and safe in the vault; see `atlas.janitor.Janitor.run`."""
         from atlas.janitor import Janitor
 
-        return await Janitor(self.database, self.vault).run(dry_run=dry_run)
+        result = await Janitor(self.database, self.vault).run(dry_run=dry_run)
+        return cast(JanitorResult, result)

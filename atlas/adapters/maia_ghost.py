@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from atlas.adapters.rows import TrackingRow
 from atlas.errors import InvalidInput
 from atlas.parsing import parse_moment
 from atlas.repositories.watchlist import DueVideo, NewEntry, TrackingReport, Watchlist
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from atlas.db import Database
     from atlas.repositories.leases import Head
     from atlas.scheduling.calendar import Calendar
+
+__all__ = ["GhostTrackingMixin"]
 
 _POLICY = AgePolicy()
 
@@ -44,7 +47,7 @@ class GhostTrackingMixin:
         async with self.database.transaction() as session:
             await Watchlist(session).add([entry])
 
-    async def fetch_tracking_batch(self, batch_size: int = 50) -> list[dict[str, Any]]:
+    async def fetch_tracking_batch(self, batch_size: int = 50) -> list[TrackingRow]:
         """Lease due videos, earliest first: video_id, tracking_tier, last_tracked_at, next_track_at.
 
         `update_watchlist_schedule` reports them.

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Self, TypeVar
+from typing import Self
 
 from pydantic import SecretStr
 
-from atlas.config import ApiKey, Settings, add_key, get_settings
+from atlas.config import POOLS, ApiKey, Settings, add_key, get_settings
+from atlas.config import split_keys as split
 from atlas.errors import AtlasError, ConfigurationError, NotFound, QuotaExhausted
 from atlas.keys.accounts import Accounts, KeyStatus
 from atlas.keys.fingerprints import identify
@@ -20,10 +21,8 @@ from atlas.logging import get_logger
 
 __all__ = ["KeyRing", "split"]
 
-POOLS = ("hunting", "tracking", "archeology")
 #: Requests for which a chosen key is kept.
 _CHOICE_USES = 50
-T = TypeVar("T")
 
 log = get_logger(__name__)
 
@@ -273,21 +272,6 @@ class KeyRing:
         if found is None:
             raise NotFound(f"that key is not in the ring {self.pool_name!r}")
         return found
-
-
-def split(keys: Sequence[T], archeology: int, tracking: int) -> dict[str, Sequence[T]]:
-    """The keys of each pool: the last ``archeology``, the ``tracking`` before them, hunting the rest.
-
-    With no more than ``archeology + tracking`` keys every pool gets all of them.
-    """
-    rest = len(keys) - archeology - tracking
-    if rest <= 0:
-        return dict.fromkeys(POOLS, keys)
-    return {
-        "hunting": keys[:rest],
-        "tracking": keys[rest : rest + tracking],
-        "archeology": keys[rest + tracking :],
-    }
 
 
 def _from_settings(pool_name: str) -> tuple[ApiKey, ...]:

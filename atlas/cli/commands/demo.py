@@ -22,6 +22,7 @@ from atlas.types import Progress
 
 if TYPE_CHECKING:
     from atlas.adapters.maia import MaiaDAO
+    from atlas.adapters.rows import TrackingRow
     from atlas.cli.simulator import Simulator
     from atlas.db import Database
     from atlas.vault import Vault
@@ -205,7 +206,7 @@ class _Fortnight:
             if batch[0]["next_track_at"] >= dusk:
                 return
 
-    async def _sample(self, batch: Sequence[dict[str, Any]]) -> None:
+    async def _sample(self, batch: Sequence[TrackingRow]) -> None:
         stats, updates = [], []
         for entry in batch:
             due, video_id = entry["next_track_at"], entry["video_id"]
@@ -239,7 +240,9 @@ class _Fortnight:
     async def _finish_older_than(self, moment: datetime) -> None:
         """Scribes and painters: finish what was discovered long enough ago on the simulated clock."""
         batch = await self.dao.fetch_scribe_batch(10_000)
-        self.open_videos.update((video["id"], video["published_at"]) for video in batch)
+        self.open_videos.update(
+            (video["id"], born) for video in batch if (born := video["published_at"])
+        )
         for video_id in [one for one, born in self.open_videos.items() if born < moment]:
             await self.dao.mark_video_transcript_safe(video_id)
             await self.dao.mark_video_visuals_safe(video_id)

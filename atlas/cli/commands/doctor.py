@@ -140,9 +140,8 @@ async def _epoch() -> str:
 
 
 async def _keys() -> str:
-    from atlas.config import get_settings
+    from atlas.config import POOLS, get_settings
     from atlas.keys import KeyRing
-    from atlas.keys.ring import POOLS
 
     settings = get_settings()
     total = len(settings.youtube_api_keys)

@@ -15,8 +15,8 @@ def keys(
     json: bool = typer.Option(False, "--json", help="One JSON document for programs.")
 ) -> None:
     """Show the rings of API keys, masked."""
+    from atlas.config import POOLS
     from atlas.keys import KeyRing
-    from atlas.keys.ring import POOLS
 
     rings = {}
     for pool in POOLS:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from atlas.config import ApiKey, reset_settings
+from atlas.config import POOLS, ApiKey, reset_settings
 from atlas.errors import ConfigurationError, InvalidInput, NotFound, QuotaExhausted
 from atlas.keys import Accounts, KeyRing
-from atlas.keys.ring import POOLS, split
+from atlas.keys.ring import split
 
 KEYS = [f"AIzaSyFakeFakeFakeFakeFakeFakeFakeKey{i:03d}" for i in range(5)]
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
