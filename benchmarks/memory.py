@@ -1,4 +1,4 @@
-"""Peak memory and rate of archiving one slice of a million rows, of four and of twenty.
+"""Peak memory and rate of archiving one slice, from a quarter of a million rows to twenty million.
 
 Each in a process of its own, whose peak resident memory the system tells; PostgreSQL is not counted.
 
@@ -24,7 +24,7 @@ from atlas.repositories.hot.partitions import Partitions
 from atlas.vault import LocalVault
 from benchmarks.support import Result, fill_samples, stopwatch
 
-SLICES = (1_000_000, 4_000_000, 20_000_000)
+SLICES = (250_000, 500_000, 750_000, 1_000_000, 4_000_000, 20_000_000)
 
 
 async def measure(database: Database, folder: Path, rows: int) -> list[Result]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from pydantic import AliasChoices
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,6 +18,10 @@ from atlas.keys.sharing import forget_default
 from tests.support.logs import capturable, logging_restored
 from tests.support.servers import guard, postgres
 from tests.support.servers.postgres import Server
+
+# a busy machine is no failure
+hypothesis.settings.register_profile("atlas", deadline=None)
+hypothesis.settings.load_profile("atlas")
 
 
 def _variables() -> frozenset[str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atlas.tables.sorting import merge_sorted, sort_samples
+from atlas.tables.sorting import compacted, encoded, merge_sorted, sort_samples
 
 #: Rows sorted in memory at once (about 100 MB with what the sort needs).
 RUN_ROWS = 1_000_000
@@ -24,17 +24,22 @@ Merge = Callable[[Sequence[Iterable[pa.Table]]], Iterator[pa.Table]]
 
 
 class Runs:
-    """Takes tables in any order and gives their rows in one.
+    """Takes tables in any order and returns their rows in one.
 
     ``sort`` orders a table in memory, ``merge`` joins ordered streams. ``folder`` names a private folder
     for what does not fit into memory; it is asked only then. Files are gone once they were read, or
-    with the folder.
+    with the folder. ``run_rows``: rows sorted in memory at once, `RUN_ROWS` if not given.
     """
 
     def __init__(
-        self, sort: Callable[[pa.Table], pa.Table], merge: Merge, folder: Callable[[], Path]
+        self,
+        sort: Callable[[pa.Table], pa.Table],
+        merge: Merge,
+        folder: Callable[[], Path],
+        run_rows: int | None = None,
     ) -> None:
         self._sort, self._merge, self._folder = sort, merge, folder
+        self._run_rows = run_rows or RUN_ROWS
         self._pending: list[pa.Table] = []
         self._rows = 0
         self._runs: list[Iterable[pa.Table]] = []
@@ -42,17 +47,17 @@ class Runs:
 
     def add(self, table: pa.Table) -> None:
         """Take some rows."""
+        if self._rows and self._rows + table.num_rows > self._run_rows:
+            self._runs.append(self._spill(_sliced(self._sorted(), _CHUNK_ROWS)))
+            if len(self._runs) >= FAN_IN:
+                self._runs = [self._spill(self._merge(self._runs))]
         if table.num_rows:
             self._pending.append(table)
             self._rows += table.num_rows
-        if self._rows >= RUN_ROWS:
-            self._runs.append(self._spill([self._sorted()]))
-            if len(self._runs) >= FAN_IN:
-                self._runs = [self._spill(self._merge(self._runs))]
 
     def streams(self) -> list[Iterable[pa.Table]]:
         """What was taken, as ordered streams for ``merge``."""
-        last = [_sliced(self._sorted())] if self._rows else []
+        last = [_sliced(self._sorted(), _SLICE_ROWS)] if self._rows else []
         runs, self._runs = self._runs, []
         return [*runs, *last]
 
@@ -61,16 +66,20 @@ class Runs:
         yield from self._merge(self.streams())
 
     def _sorted(self) -> pa.Table:
-        table = pa.concat_tables(self._pending)
-        self._pending, self._rows = [], 0
-        return self._sort(table)
+        return self._sort(self._taken())
+
+    def _taken(self) -> pa.Table:
+        # nothing here holds on to the table: its rows are in memory twice while it is sorted already
+        pending, self._pending, self._rows = self._pending, [], 0
+        return pa.concat_tables(pending)
 
     def _spill(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         self._spilled += 1
         path = self._folder() / f"{id(self):x}-{self._spilled}.arrow"
         tables = iter(tables)
         first = next(tables)
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
+        # a stream, because only there each batch may have a dictionary of its own
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
             writer.write_table(first, max_chunksize=_CHUNK_ROWS)
             for table in tables:
                 writer.write_table(table, max_chunksize=_CHUNK_ROWS)
@@ -78,15 +87,33 @@ class Runs:
 
 
 def _unspilled(path: Path) -> Iterator[pa.Table]:
-    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_file(source) as reader:
-        for index in range(reader.num_record_batches):
-            yield pa.Table.from_batches([reader.get_batch(index)])
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
     path.unlink()
 
 
-def _sliced(table: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, table.num_rows, _SLICE_ROWS):
-        yield table.slice(start, _SLICE_ROWS)
+def _sliced(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    # each with the ids of its own: the dictionary of a whole run would be unified at every step of a merge
+    is_encoded = pa.types.is_dictionary(table.schema.field("video_id").type)
+    for start in range(0, table.num_rows, rows):
+        part = table.slice(start, rows)
+        yield compacted(part) if is_encoded else part
+
+
+def rechunked(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly ``rows`` rows, but for the last."""
+    pending: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        pending.append(table)
+        count += table.num_rows
+        while count >= rows:
+            whole = pa.concat_tables(pending)
+            yield whole.slice(0, rows).combine_chunks()
+            pending, count = [whole.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(pending).combine_chunks()
 
 
 def settled(table: pa.Table) -> pa.Table:
@@ -102,6 +129,28 @@ def runs_by_id(folder: Callable[[], Path]) -> Runs:
         lambda streams: merge_sorted(streams, winner="priority"),
         folder,
     )
+
+
+def encoded_runs(
+    folder: Path,
+    merge: Merge,
+    see: Callable[[pa.RecordBatch], object] = lambda run: None,
+    run_rows: int | None = None,
+) -> Runs:
+    """Rows in order of (video_id, timestamp), with ids encoded once, for the sort and the file alike.
+
+    ``see`` is shown each run as it came, before it is sorted.
+    """
+
+    def sort(table: pa.Table) -> pa.Table:
+        table = table.combine_chunks()
+        column = table.schema.get_field_index("video_id")
+        table = table.set_column(column, "video_id", encoded(table.column(column)))
+        for batch in table.to_batches():
+            see(batch)
+        return sort_samples(table)
+
+    return Runs(sort, merge, lambda: folder, run_rows)
 
 
 def runs_by_time(folder: Callable[[], Path]) -> Runs:

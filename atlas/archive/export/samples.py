@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from atlas.errors import CorruptObject, VaultFull, VerificationFailed
 from atlas.repositories.ledger.files import FileFacts
+from atlas.tables.external_sort import encoded_runs, rechunked
 from atlas.tables.fingerprint import Fingerprint
 from atlas.tables.parquet import (
     ROW_GROUP_ROWS,
@@ -23,7 +24,7 @@ from atlas.tables.parquet import (
     UNDECODABLE,
     open_writer,
 )
-from atlas.tables.sorting import compacted, encoded, merge_sorted, sort_samples
+from atlas.tables.sorting import merge_sorted
 from atlas.types import ObjectStore
 
 #: Columns of a sample as they come out of PostgreSQL.
@@ -31,8 +32,6 @@ SAMPLE_COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
 #: Rows sorted in memory at once (about 80 MB); more are sorted in runs on disk and merged.
 RUN_ROWS = 524_288
 
-#: Rows of a run that are in memory while runs are merged.
-_SPILL_ROWS = 16_384
 _COPY_BYTES = 4 << 20
 
 
@@ -58,9 +57,11 @@ def export_samples(
         on_rows(fingerprint.rows)
 
     with _disk_full_told(path):
-        runs = list(sorted_runs(batches, path.parent, see))
+        runs = encoded_runs(path.parent, merge_sorted, see, RUN_ROWS)
+        for batch in batches:
+            runs.add(pa.Table.from_batches([batch]))
         with open_writer(path, STATS_SCHEMA) as writer:
-            for table in rechunked(merge_sorted(runs), ROW_GROUP_ROWS):
+            for table in rechunked(runs.merged(), ROW_GROUP_ROWS):
                 bounds.see_sorted(table)
                 column = pa.repeat(pa.scalar(seq, pa.int64()), table.num_rows)
                 table = table.append_column("seq", column).cast(STATS_SCHEMA)
@@ -183,73 +184,6 @@ class Bounds:
             if self.min_video_id is None:
                 self.min_video_id = table["video_id"][0].as_py()
             self.max_video_id = table["video_id"][-1].as_py()
-
-
-def sorted_runs(
-    batches: Iterable[pa.RecordBatch],
-    workdir: Path,
-    see: Callable[[pa.RecordBatch], object] = lambda run: None,
-) -> Iterator[Iterable[pa.Table]]:
-    """Sorted runs of at most about `RUN_ROWS` rows: on disk, but for the last one.
-
-    ``see`` is shown each run as it came, before it is sorted, with ids encoded by one dictionary.
-    """
-    pending: list[pa.RecordBatch] = []
-    rows = spilled = 0
-    for batch in batches:
-        if rows and rows + batch.num_rows > RUN_ROWS:
-            spill = workdir / f"run-{spilled}.arrow"
-            _spill(_sorted(pending, see), spill)
-            yield _unspilled(spill)
-            rows, spilled = 0, spilled + 1
-        pending.append(batch)
-        rows += batch.num_rows
-    if pending:
-        yield _sliced(_sorted(pending, see), ROW_GROUP_ROWS)
-
-
-def _sorted(pending: list[pa.RecordBatch], see: Callable[[pa.RecordBatch], object]) -> pa.Table:
-    """The rows of the batches, in order; the list is emptied, so that they are not held twice."""
-    run = pa.concat_batches(pending)
-    pending.clear()
-    # ids are encoded once, for the fingerprint, the sort and the file alike
-    column = run.schema.get_field_index("video_id")
-    run = run.set_column(column, "video_id", encoded(run.column(column)))
-    see(run)
-    return sort_samples(pa.Table.from_batches([run]))
-
-
-def _sliced(table: pa.Table, rows: int) -> Iterator[pa.Table]:
-    return (table.slice(start, rows) for start in range(0, table.num_rows, rows))
-
-
-def _spill(table: pa.Table, path: Path) -> None:
-    # a stream, because only there each batch may have a dictionary of its own
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        for part in _sliced(table, _SPILL_ROWS):
-            writer.write_table(compacted(part))
-
-
-def _unspilled(path: Path) -> Iterator[pa.Table]:
-    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
-        for batch in reader:
-            yield pa.Table.from_batches([batch])
-    path.unlink()
-
-
-def rechunked(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of exactly ``rows`` rows, but for the last."""
-    pending: list[pa.Table] = []
-    count = 0
-    for table in tables:
-        pending.append(table)
-        count += table.num_rows
-        while count >= rows:
-            whole = pa.concat_tables(pending)
-            yield whole.slice(0, rows).combine_chunks()
-            pending, count = [whole.slice(rows)], count - rows
-    if count:
-        yield pa.concat_tables(pending).combine_chunks()
 
 
 @contextlib.contextmanager

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from atlas.archive.export.samples import SAMPLE_COLUMNS, Bounds, read_back, rechunked, sorted_runs
+from atlas.archive.export.samples import RUN_ROWS, SAMPLE_COLUMNS, Bounds, read_back
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.reading.cold import as_scalar, conformed
 from atlas.repositories.ledger.files import FileFacts, FileRecord
 from atlas.repositories.ledger.swap import AppendedFile
+from atlas.tables.external_sort import encoded_runs, rechunked
 from atlas.tables.fingerprint import Fingerprint
 from atlas.tables.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, UNDECODABLE
 from atlas.tables.sorting import merge_sorted
@@ -158,8 +160,11 @@ class Source:
 
         folder = self._folder / day.isoformat()
         folder.mkdir()
-        runs = list(sorted_runs(batches(), folder))
-        for table in rechunked(merge_sorted(runs, winner="seq", on_losers=outdone), ROW_GROUP_ROWS):
+        merge = partial(merge_sorted, winner="seq", on_losers=outdone)
+        runs = encoded_runs(folder, merge, run_rows=RUN_ROWS)
+        for batch in batches():
+            runs.add(pa.Table.from_batches([batch]))
+        for table in rechunked(runs.merged(), ROW_GROUP_ROWS):
             yield table.cast(STATS_SCHEMA)
 
     def _rows(self, key: str, path: Path) -> Iterator[pa.Table]:
