@@ -172,6 +172,9 @@ class Settings(SettingNames, BaseSettings):
     event_bus_filter: str = "*"
     #: Whether the webhook may be at a private, loopback or link-local address outside dev and test.
     event_bus_allow_private: bool = False
+    #: Days for which events are kept, and for which at most while somebody has still to read them.
+    event_bus_retention_days: int = Field(7, ge=1, le=365)
+    event_bus_retention_max_days: int = Field(30, ge=1, le=365)
 
     discord_webhook_alerts: Secret = None
     discord_webhook_hunt: Secret = None

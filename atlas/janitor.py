@@ -7,6 +7,7 @@ and row version in the transaction that makes the file live. A row that changed 
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,8 +24,8 @@ from atlas.archive.session import Steps, object_key
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.db.locks import retry_when_locked
-from atlas.errors import AtlasError, ConfigurationError
-from atlas.events import EventBus, events
+from atlas.errors import AtlasError
+from atlas.events import bus_of
 from atlas.logging import get_logger
 from atlas.repositories.finished_videos import Doomed, DoomedVideo
 from atlas.repositories.hot.partitions import Partitions
@@ -41,8 +42,8 @@ from atlas.vault.temporary import workdir
 
 log = get_logger(__name__)
 
-#: Delivered events are kept so long.
-_EVENTS_KEPT_DAYS = 7
+#: Seconds that the janitor gives to deliveries that are due.
+_DELIVERY_SECONDS = 60.0
 #: Partitions are made this far ahead, so that ingest seldom has to.
 _AHEAD = timedelta(days=2)
 
@@ -113,14 +114,20 @@ class Janitor:
         await make()
 
     async def _events(self) -> None:
-        """Try again the webhooks that are due, and forget the events that are done with."""
-        bus = EventBus(self.database)
+        """Try again what is due for endpoints, and drop the days of the log that are over.
+
+        Bounded, and whatever fails is logged: no webhook is a reason to let the database grow.
+        """
+        bus = bus_of(self.database)
         try:
-            await bus.deliver_pending()
-        except ConfigurationError as error:
-            # a wrong webhook is no reason to let the database grow
-            log.error("event_delivery_misconfigured", error=str(error))
-        await bus.purge(days=_EVENTS_KEPT_DAYS)
+            async with asyncio.timeout(_DELIVERY_SECONDS):
+                await bus.deliver_pending()
+        except Exception as error:
+            log.error("event_delivery_left", error=type(error).__name__)
+        try:
+            await bus.retain()
+        except AtlasError as error:
+            log.error("event_retention_left", error=str(error))
 
     async def _searches(self) -> None:
         """New videos are found by old terms too, after a while."""
@@ -155,8 +162,7 @@ class Janitor:
         if hot.is_over:
             facts = {"hot_bytes": hot.bytes, "hot_max_bytes": hot.max_bytes}
             log.error("hot_budget_passed", **facts)
-            # the handlers of this process are those of the default bus
-            bus = events if self.database is db else EventBus(self.database)
+            bus = bus_of(self.database)
             await bus.emit("archive.hot_budget_passed", payload=facts)
             await bus.drain()
 

@@ -94,48 +94,159 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "document_spooled": LogEvent("debug", "key", "A document waits on this machine's disk."),
     "documents_delivered": LogEvent("debug", "files", "Waiting documents reached the vault."),
     "event_bus_disabled": LogEvent(
-        "debug", "event_type", "EVENT_BUS_ENABLED is false: an event was dropped."
+        "debug",
+        "",
+        "EVENT_BUS_ENABLED is false: events were dropped.",
     ),
     "event_delivery_failed": LogEvent(
         "warning",
-        "event_id event_type attempt error given_up retry_in_seconds",
-        "A webhook did not take an event.",
+        "event_id event_type attempt error given_up",
+        "An endpoint did not take an event.",
     ),
-    "event_delivery_misconfigured": LogEvent(
-        "error", "error", "The webhook's address or secret is wrong; nothing is delivered."
+    "event_delivery_left": LogEvent(
+        "error",
+        "error",
+        "The janitor could not deliver what was due, or not in time; it went on.",
     ),
     "event_delivery_stopped": LogEvent(
-        "error", "error", "Background delivery ended; the next event or `atlas events` goes on."
+        "error",
+        "error",
+        "Background delivery ended; the next event or `atlas events deliver` goes on.",
+    ),
+    "event_delivery_waits": LogEvent(
+        "warning",
+        "error",
+        "A deliverer cannot reach the database, and tries again.",
     ),
     "event_emit_failed": LogEvent(
-        "error", "event_type error", "An event could not be made: its type or payload is wrong."
+        "error",
+        "error",
+        "An event could not be made: its type or payload is wrong.",
+    ),
+    "event_endpoint_disabled": LogEvent(
+        "error",
+        "endpoint reason hint",
+        "An endpoint answered 410 or failed for five days; its deliveries are held.",
+    ),
+    "event_endpoint_not_made": LogEvent(
+        "error",
+        "error",
+        "The endpoint of EVENT_BUS_WEBHOOK_URL could not be made.",
+    ),
+    "event_endpoint_paused": LogEvent(
+        "warning",
+        "endpoint reason",
+        "An endpoint is unwell; one delivery at a time probes it.",
+    ),
+    "event_endpoint_resumed": LogEvent(
+        "info",
+        "endpoint due",
+        "A paused endpoint took a delivery again.",
+    ),
+    "event_endpoint_state_waits": LogEvent(
+        "warning",
+        "error",
+        "A change of an endpoint's state could not be recorded yet.",
+    ),
+    "event_endpoint_unencrypted": LogEvent(
+        "warning",
+        "endpoint hint",
+        "An endpoint's address is http:// outside of dev and test.",
+    ),
+    "event_endpoint_unsigned": LogEvent(
+        "warning",
+        "endpoint hint",
+        "An endpoint has no secret: its webhooks are not signed.",
+    ),
+    "event_endpoint_unusable": LogEvent(
+        "error",
+        "endpoint error",
+        "An endpoint's address or secret is wrong; its deliveries wait.",
+    ),
+    "event_handler_cancelled": LogEvent(
+        "error",
+        "event_type handler",
+        "A handler was cancelled, or cancelled itself.",
     ),
     "event_handler_failed": LogEvent(
-        "error", "event_type handler stack", "A handler raised; the others were called."
+        "error",
+        "event_type handler stack",
+        "A handler raised; the others were called.",
+    ),
+    "event_handler_overflow": LogEvent(
+        "error",
+        "handler dropped",
+        "More than 1,000 events waited for a handler; further ones are not handled.",
+    ),
+    "event_handler_timeout": LogEvent(
+        "error",
+        "event_type handler seconds",
+        "A handler took too long and was left behind.",
+    ),
+    "event_handlers_cut_off": LogEvent(
+        "error",
+        "events",
+        "The event loop ended before all handlers were done.",
+    ),
+    "event_listener_lost_its_lease": LogEvent(
+        "warning",
+        "listener",
+        "A batch took longer than its lease; another process may read it again.",
+    ),
+    "event_listener_waits": LogEvent(
+        "warning",
+        "listener error",
+        "A listener cannot reach the database, and tries again.",
     ),
     "event_not_recorded": LogEvent(
         "error",
-        "event_type error",
-        "An event could not be written to the database; handlers were called.",
+        "event_types error",
+        "Events could not be written to the database; handlers were called.",
+    ),
+    "event_notification_failed": LogEvent(
+        "error",
+        "error",
+        "People could not be told that an endpoint was disabled.",
     ),
     "event_payload_left_out": LogEvent(
         "warning",
         "event_type body_bytes",
         "A webhook body over 20 kB was sent without its payload.",
     ),
+    "event_retention_forced": LogEvent(
+        "error",
+        "day readers",
+        "A day of events was dropped that somebody had still to read.",
+    ),
+    "event_retention_left": LogEvent(
+        "error",
+        "error",
+        "The janitor could not drop old events; it went on.",
+    ),
+    "event_retention_waits": LogEvent(
+        "warning",
+        "day readers",
+        "A day of events is kept because somebody has still to read it.",
+    ),
+    "event_routing_waits": LogEvent(
+        "warning",
+        "error",
+        "The router cannot reach the database, and tries again.",
+    ),
     "event_sent_unrecorded": LogEvent(
         "warning",
         "event_type delivered",
         "An event that is in no database was tried once at the webhook.",
     ),
-    "event_webhook_gone": LogEvent(
-        "error", "hint", "The webhook answered 410; it is asked no more."
+    "event_webhook_unencrypted": LogEvent(
+        "warning",
+        "hint",
+        "EVENT_BUS_WEBHOOK_URL is http:// outside of dev and test.",
     ),
     "event_webhook_unsigned": LogEvent(
-        "warning", "hint", "Webhooks are sent without a signature: no secret is set."
-    ),
-    "events_removed_undelivered": LogEvent(
-        "warning", "rows", "Old events were removed that no webhook had taken."
+        "warning",
+        "hint",
+        "Webhooks are sent without a signature: no secret is set.",
     ),
     "flush_at_exit_failed": LogEvent(
         "warning",

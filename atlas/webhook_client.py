@@ -2,13 +2,15 @@
 
 aiohttp is used because gcsfs needs it anyway, and because its connector lets the resolved address
 be judged at the moment of connecting, so that a name cannot point elsewhere between check and use.
-No redirect is followed, no proxy of the environment is used, no cookie is kept, and no address ever
-enters a message: for webhooks the path is the secret.
+No redirect is followed, no proxy of the environment is used, no cookie is kept, nothing is decompressed,
+and no address ever enters a message: for webhooks the path is the secret. Whatever a server answers or an
+address holds, an attempt ends in time, with an `Answer` or as `Unavailable`.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,10 +25,20 @@ from atlas.errors import ConfigurationError, Unavailable
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["Answer", "Client", "check_url", "client", "retry_after"]
+__all__ = ["Answer", "Client", "check_url", "client", "is_public", "retry_after", "url_problem"]
 
 #: How much of an answer's body is read, in bytes.
 BODY_LIMIT = 65_536
+#: Longest wait that a ``Retry-After`` is granted, in seconds.
+LONGEST_WAIT = 86_400.0
+
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
+_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291, deprecated
+#: Local-use translation (RFC 8215) and site-local addresses (RFC 3879).
+_REFUSED_6 = (ipaddress.IPv6Network("64:ff9b:1::/48"), ipaddress.IPv6Network("fec0::/10"))
+#: 6to4 relays (RFC 7526), and the address by which Azure reaches into its virtual machines.
+_REFUSED_4 = (ipaddress.IPv4Network("192.88.99.0/24"), ipaddress.IPv4Network("168.63.129.16/32"))
 
 
 class _PrivateAddress(OSError):
@@ -79,6 +91,9 @@ class Client:
                 ) from None
             # the error's own text may hold the address
             raise Unavailable(f"no answer: {type(error).__name__}") from None
+        except Exception as error:
+            # a host name that IDNA refuses, a header that cannot be sent: never another delivery's trouble
+            raise Unavailable(f"cannot be sent: {type(error).__name__}") from None
 
 
 @asynccontextmanager
@@ -90,55 +105,104 @@ async def client(*, timeout: float, allow_private: bool) -> AsyncIterator[Client
     """
     import aiohttp
 
-    connector = aiohttp.TCPConnector(socket_factory=None if allow_private else _public_socket)
+    # callers bound what they have under way: the connector's own limit would let one server hold up another
+    connector = aiohttp.TCPConnector(
+        limit=0, socket_factory=None if allow_private else _public_socket
+    )
     async with aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": "pleiades-atlas"},
         raise_for_status=False,
+        auto_decompress=False,
     ) as session:
         yield Client(session)
 
 
 def check_url(url: str, variable: str) -> str:
     """Return ``url`` if it is an http(s) address, else raise `ConfigurationError` that hides it."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    problem = url_problem(url)
+    if problem is not None:
         raise ConfigurationError(
-            f"{variable}: got a masked value that is not an http or https address",
+            f"{variable}: got a masked value that is not an http or https address: {problem}",
             hint=f"set {variable}=https://host/path",
         )
     return url
 
 
+def url_problem(url: str) -> str | None:
+    """What is wrong with an address, without repeating any of it; None: nothing."""
+    if not url.isascii():
+        return "it has characters outside of ASCII (write the host as xn--...)"
+    if any(ord(character) <= 32 or ord(character) == 127 for character in url):
+        return "it has white space or control characters"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "it cannot be read"
+    if parts.scheme not in ("http", "https"):
+        return "its scheme is neither http nor https"
+    if not host or port == 0:
+        return "it has no host, or port 0"
+    if "@" in parts.netloc:
+        return "it has a user name or password"
+    if ":" in host:
+        return None  # an IPv6 address, which urlsplit has checked
+    labels = host.removesuffix(".").split(".")
+    if len(host) > 253 or any(not _LABEL.fullmatch(label) for label in labels):
+        return "its host is not a host name: labels have 1 to 63 letters, digits, - or _"
+    return None
+
+
 def retry_after(answer: Answer) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for, as a number or a date; None without one."""
+    """Seconds that a ``Retry-After`` header asks for, as a number or a date; None without a usable one.
+
+    Never negative, and a day at most.
+    """
     value = answer.headers.get("retry-after", "").strip()
     try:
         seconds = float(value)
     except ValueError:
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
+            seconds = (moment - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError, IndexError):
             return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - datetime.now(UTC)).total_seconds()
-    return max(seconds, 0.0) if seconds == seconds else None  # "nan" is a float, too
+    # "nan" is a float, too
+    return min(max(seconds, 0.0), LONGEST_WAIT) if seconds == seconds else None
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is globally reachable, and so is the IPv4 address that it may embed."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if any(ip in network for network in _REFUSED_6):
+            return False
+        embedded = _embedded(ip)
+        if embedded is not None:
+            return is_public(str(embedded))
+    elif any(ip in network for network in _REFUSED_4):
+        return False
+    return ip.is_global and not ip.is_multicast
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address to which a translator or a tunnel would take the packets."""
+    if ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    if ip in _NAT64 or (ip in _COMPATIBLE and int(ip) > 1):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.sixtofour
 
 
 def _public_socket(info: tuple[Any, ...]) -> socket.socket:
     """Make the socket for a resolved address, or refuse one that is not globally reachable."""
     family, kind, protocol, _, address = info
-    ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if not ip.is_global or ip.is_multicast:
+    if not is_public(str(address[0])):
         raise _PrivateAddress("not a globally reachable address")
     made = socket.socket(family=family, type=kind, proto=protocol)
     made.setblocking(False)

@@ -14,13 +14,15 @@ from atlas.models import Base
 
 #: How long a migration waits for a lock before it gives way to the writers behind it.
 LOCK_TIMEOUT = "5s"
+#: How the names of partitions begin.
+PARTITIONS = ("video_stats_log_", "system_events_p", "event_deliveries_p")
 
 
 def include_name(name: str | None, type_: str, _: Any) -> bool:
     """Partitions come and go at run time; no revision speaks of them."""
     if type_ != "table" or name is None:
         return True
-    return not (name.startswith("video_stats_log_") or name == "alembic_version")
+    return not (name.startswith(PARTITIONS) or name == "alembic_version")
 
 
 def include_object(item: Any, _: str | None, type_: str, __: bool, counterpart: Any) -> bool:

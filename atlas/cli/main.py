@@ -18,6 +18,8 @@ from atlas.cli.commands import (
     database,
     demo,
     doctor,
+    endpoints,
+    events,
     importing,
     reading,
     services,
@@ -83,6 +85,9 @@ def prepare(
 app.add_typer(database.app, name="db")
 app.add_typer(vault.app, name="vault")
 app.add_typer(work.app, name="work")
+events.app.add_typer(endpoints.endpoints, name="endpoints")
+events.app.add_typer(endpoints.route, name="route")
+app.add_typer(events.app, name="events")
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_file)
 app.command("archive")(archiving.archive)
@@ -91,7 +96,6 @@ app.command("history")(reading.history)
 app.command("status")(reading.status)
 app.command("doctor")(doctor.doctor)
 app.command("keys")(services.keys)
-app.command("events")(services.events)
 
 
 def exit_code(error: AtlasError) -> int:

@@ -13,8 +13,8 @@ __all__ = ["read_secrets", "signature_headers"]
 _PREFIX = "whsec_"
 
 
-def read_secrets(text: str) -> tuple[bytes, ...]:
-    """The keys of ``EVENT_BUS_WEBHOOK_SECRET``: one, or several in a row while one rotates.
+def read_secrets(text: str, name: str = "EVENT_BUS_WEBHOOK_SECRET") -> tuple[bytes, ...]:
+    """The keys of a secret: one, or several in a row while one rotates.
 
     Each is ``whsec_`` and the base64 of 24 to 64 bytes. Raises `ConfigurationError` otherwise,
     since a key that was meant differently makes every receiver refuse every event.
@@ -27,7 +27,7 @@ def read_secrets(text: str) -> tuple[bytes, ...]:
             key = b""
         if not word.startswith(_PREFIX) or not 24 <= len(key) <= 64:
             raise ConfigurationError(
-                "EVENT_BUS_WEBHOOK_SECRET: got a masked value that is not a signing secret",
+                f"{name}: got a masked value that is not a signing secret",
                 hint="it takes whsec_ followed by the base64 of 24 to 64 random bytes",
             )
         keys.append(key)

@@ -2,7 +2,13 @@
 
 from atlas.models.archive import ArchiveControl, ArchiveFile, ArchivePin
 from atlas.models.base import Base
-from atlas.models.events import SystemEvent
+from atlas.models.events import (
+    EventCursor,
+    EventDelivery,
+    EventEndpoint,
+    EventRoute,
+    SystemEvent,
+)
 from atlas.models.keys import ApiBreaker, KeyNotice, KeyRest, QuotaUsage
 from atlas.models.stats import StatsRecord
 from atlas.models.videos import ChannelRecord, VideoRecord, VideoTombstone
@@ -22,6 +28,10 @@ __all__ = [
     "ArchivePin",
     "Base",
     "ChannelRecord",
+    "EventCursor",
+    "EventDelivery",
+    "EventEndpoint",
+    "EventRoute",
     "KeyNotice",
     "KeyRest",
     "QuotaUsage",

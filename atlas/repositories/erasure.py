@@ -59,8 +59,15 @@ class Erasure:
         )
 
     async def delete_rows(self, video_ids: Sequence[str]) -> ErasedRows:
-        """Delete samples, video, watchlist entry and events."""
+        """Delete samples, video, watchlist entry, and events with their deliveries."""
         counts = []
+        await self.session.execute(
+            _with_ids(
+                "DELETE FROM event_deliveries WHERE event_id IN (SELECT id FROM system_events "
+                "WHERE entity_id = ANY(:ids) OR payload->>'video_id' = ANY(:ids))"
+            ),
+            {"ids": list(video_ids)},
+        )
         for target in (
             "video_stats_log WHERE video_id = ANY(:ids)",
             "videos WHERE id = ANY(:ids)",

@@ -1,161 +1,199 @@
-"""The outbox of the event bus: ``system_events``.
-
-A row is due while ``deliver_at`` has passed, leased while a claim has moved it ahead, and finished
-once it is null. ``attempts`` counts claims and serves as the lease's token: a report that names an
-older count changes nothing.
-"""
+"""The log of events: ``system_events``, its daily partitions, and their retention."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, select, text, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from atlas.models.events import SystemEvent
+from atlas.errors import NotFound
 
-__all__ = ["DueEvent", "EventLog", "Outbox", "RecordedEvent"]
+__all__ = ["Appended", "Day", "EventLog", "NewEvent", "NotAppended", "RecordedEvent"]
 
-_TABLE = SystemEvent.metadata.tables[SystemEvent.__tablename__]
+#: SQLSTATE of a row that no partition takes.
+NO_PARTITION = "23514"
+#: Partitions are made for so many days ahead.
+DAYS_AHEAD = 3
 
-_CLAIM = text("""
-    WITH due AS MATERIALIZED (
-        SELECT id FROM system_events
-        WHERE deliver_at IS NOT NULL AND deliver_at <= clock_timestamp()
-        ORDER BY deliver_at, id
-        LIMIT :limit
-        FOR UPDATE SKIP LOCKED
-    )
-    UPDATE system_events AS event
-    SET deliver_at = clock_timestamp() + CAST(:lease AS interval), attempts = event.attempts + 1
-    FROM due WHERE event.id = due.id
-    RETURNING event.id, event.event_type, event.entity_id, event.payload, event.created_at,
-              event.attempts
-    """).columns(
-    _TABLE.c.id,
-    _TABLE.c.event_type,
-    _TABLE.c.entity_id,
-    _TABLE.c.payload,
-    _TABLE.c.created_at,
-    _TABLE.c.attempts,
+_APPEND = text(
+    "SELECT event_seq, event_at, failure, detail FROM atlas_emit("
+    "CAST(:ids AS uuid[]), CAST(:types AS text[]), CAST(:entities AS text[]), "
+    "CAST(:payloads AS text[]))"
 )
 
-_PURGE = text("""
-    DELETE FROM system_events WHERE id IN (
-        SELECT id FROM system_events
-        WHERE created_at < clock_timestamp() - CAST(:older_than AS interval)
-          AND (deliver_at IS NULL
-               OR created_at < clock_timestamp() - CAST(:undelivered AS interval))
-        ORDER BY created_at
-        LIMIT :limit
-        FOR UPDATE SKIP LOCKED
-    )
-    RETURNING deliver_at IS NOT NULL AS lost
+_COLUMNS = "id, seq, event_type, entity_id, payload, created_at"
+
+_DAYS = text("""
+    SELECT log.relname AS log, deliveries.relname AS deliveries,
+           to_date(right(log.relname, 8), 'YYYYMMDD') AS day
+    FROM pg_inherits
+    JOIN pg_class AS log ON log.oid = inhrelid
+    LEFT JOIN pg_class AS deliveries
+        ON deliveries.relnamespace = log.relnamespace
+       AND deliveries.relname = replace(log.relname, 'system_events_p', 'event_deliveries_p')
+    WHERE inhparent = 'system_events'::regclass AND NOT inhdetachpending
+    ORDER BY day
     """)
 
 
 @dataclass(frozen=True, slots=True)
-class DueEvent:
-    """A claimed row. ``attempts`` includes the one to be made now."""
+class NewEvent:
+    """An event to be written; ``payload`` is JSON text."""
 
-    id: int
+    id: uuid.UUID
     event_type: str
     entity_id: str | None
-    payload: dict[str, Any]
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where in the log an event stands, and when it was written by the database's clock."""
+
+    seq: int
     created_at: datetime
-    attempts: int
+
+
+class NotAppended(Exception):
+    """The insert failed and was undone alone; the caller's transaction goes on."""
+
+    def __init__(self, sqlstate: str, detail: str) -> None:
+        super().__init__(f"{detail} (SQLSTATE {sqlstate})")
+        self.sqlstate = sqlstate
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedEvent:
-    """A row as it is, delivery included."""
+    """A row of the log."""
 
-    id: int
+    id: uuid.UUID
+    seq: int
     event_type: str
     entity_id: str | None
     payload: dict[str, Any]
     created_at: datetime
-    deliver_at: datetime | None
-    delivered_at: datetime | None
-    attempts: int
-    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """The partitions of one UTC day."""
+
+    log: str
+    deliveries: str | None
+    day: date
 
 
 class EventLog:
-    """Reads what happened."""
+    """Appends to the log and reads it."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession | AsyncConnection) -> None:
         self.session = session
 
-    async def recent(self, limit: int = 20) -> list[RecordedEvent]:
-        """The newest events, newest first."""
+    async def append(self, events: Sequence[NewEvent]) -> list[Appended]:
+        """Write events in this order, in one statement. Raises `NotAppended`, and then wrote none."""
         rows = await self.session.execute(
-            select(_TABLE).order_by(_TABLE.c.created_at.desc(), _TABLE.c.id.desc()).limit(limit)
+            _APPEND,
+            {
+                "ids": [event.id for event in events],
+                "types": [event.event_type for event in events],
+                "entities": [event.entity_id for event in events],
+                "payloads": [event.payload for event in events],
+            },
+        )
+        found = rows.all()
+        for row in found:
+            if row.failure is not None:
+                raise NotAppended(row.failure, row.detail)
+        return [Appended(row.event_seq, row.event_at) for row in found]
+
+    async def recent(
+        self, limit: int = 20, *, event_type: str | None = None, entity_id: str | None = None
+    ) -> list[RecordedEvent]:
+        """The newest events, newest first; ``event_type`` is a regular expression."""
+        rows = await self.session.execute(
+            text(
+                f"SELECT {_COLUMNS} FROM system_events "
+                "WHERE (CAST(:type AS text) IS NULL OR event_type ~ :type) "
+                "AND (CAST(:entity AS text) IS NULL OR entity_id = :entity) "
+                "ORDER BY seq DESC LIMIT :limit"
+            ),
+            {"type": event_type, "entity": entity_id, "limit": limit},
         )
         return [RecordedEvent(**row) for row in rows.mappings()]
 
-
-class Outbox:
-    """Writes events and moves them through delivery."""
-
-    def __init__(self, session: AsyncSession) -> None:
-        self.session = session
-
-    async def add(
-        self, event_type: str, entity_id: str | None, payload: dict[str, Any], *, deliver: bool
-    ) -> tuple[int, datetime]:
-        """Write an event, due at once where ``deliver``; returns its id and time."""
-        row = await self.session.execute(
-            insert(_TABLE)
-            .values(
-                event_type=event_type,
-                entity_id=entity_id,
-                payload=payload,
-                deliver_at=func.now() if deliver else None,
-            )
-            .returning(_TABLE.c.id, _TABLE.c.created_at)
-        )
-        identifier, created_at = row.one()
-        return identifier, created_at
-
-    async def claim(self, limit: int, lease: timedelta) -> list[DueEvent]:
-        """Take up to ``limit`` events, longest due first; no other claim gets them in ``lease``."""
-        rows = await self.session.execute(_CLAIM, {"limit": limit, "lease": lease})
-        return sorted((DueEvent(**row) for row in rows.mappings()), key=lambda event: event.id)
-
-    async def delivered(self, event: DueEvent) -> bool:
-        """Finish a delivered event. False: the lease was another's by then; nothing changed."""
-        return await self._report(
-            event, deliver_at=None, delivered_at=func.clock_timestamp(), last_error=None
-        )
-
-    async def retry(self, event: DueEvent, after: timedelta, error: str) -> bool:
-        """Make the event due again ``after`` now. False as in `delivered`."""
-        return await self._report(
-            event, deliver_at=func.clock_timestamp() + after, last_error=error
-        )
-
-    async def give_up(self, event: DueEvent, error: str) -> bool:
-        """Finish an event that is not tried again. False as in `delivered`."""
-        return await self._report(event, deliver_at=None, last_error=error)
-
-    async def purge(self, older_than: timedelta, undelivered: timedelta, limit: int) -> list[bool]:
-        """Delete up to ``limit`` events: finished and past ``older_than``, or past both times.
-
-        Returns one entry a deleted row: whether it was still to be delivered.
-        """
+    async def get(self, event_id: uuid.UUID) -> RecordedEvent:
+        """The event of this id. Raises `NotFound`."""
         rows = await self.session.execute(
-            _PURGE, {"older_than": older_than, "undelivered": undelivered, "limit": limit}
+            text(f"SELECT {_COLUMNS} FROM system_events WHERE id = :id"), {"id": event_id}
         )
-        return list(rows.scalars())
+        row = rows.mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"there is no event {event_id}", hint="see `atlas events list`")
+        return RecordedEvent(**row)
 
-    async def _report(self, event: DueEvent, **values: Any) -> bool:
-        row = await self.session.execute(
-            update(_TABLE)
-            .where(_TABLE.c.id == event.id, _TABLE.c.attempts == event.attempts)
-            .values(**values)
-            .returning(_TABLE.c.id)
+    async def ensure_days(self, ahead: int = DAYS_AHEAD) -> int:
+        """Make the partitions of today and of the days ``ahead``; returns how many days were made.
+
+        The caller's transaction should do nothing else: it takes SHARE UPDATE EXCLUSIVE on the parents, which
+        neither readers nor writers notice.
+        """
+        made = await self.session.scalars(
+            text(
+                "SELECT atlas_event_partition((clock_timestamp() AT TIME ZONE 'UTC')::date + n) "
+                "FROM generate_series(0, :ahead) AS days (n)"
+            ),
+            {"ahead": ahead},
         )
-        return row.one_or_none() is not None
+        return sum(made)
+
+    async def days(self) -> list[Day]:
+        """The days that have partitions, oldest first."""
+        return [Day(row.log, row.deliveries, row.day) for row in await self.session.execute(_DAYS)]
+
+    async def expired(self, older_than: timedelta) -> list[Day]:
+        """The days that ended before ``older_than`` ago, oldest first."""
+        limit = await self.session.scalar(
+            text("SELECT (clock_timestamp() - CAST(:age AS interval)) AT TIME ZONE 'UTC'"),
+            {"age": older_than},
+        )
+        assert isinstance(limit, datetime)
+        return [day for day in await self.days() if day.day < limit.date()]
+
+    async def readers_of(self, day: Day) -> list[str]:
+        """Who still needs the day: enabled cursors that have rows of it to read, endpoints with
+        open deliveries.
+        """
+        cursors = await self.session.scalars(
+            text(
+                "SELECT name FROM event_cursors AS reader WHERE enabled AND EXISTS ("
+                f"SELECT FROM {day.log} WHERE reader.snapshot IS NULL "
+                "OR txid >= pg_snapshot_xmax(reader.snapshot)) ORDER BY name"
+            )
+        )
+        names = [f"the cursor {name}" for name in cursors]
+        if day.deliveries is not None:
+            endpoints = await self.session.scalars(
+                text(
+                    "SELECT name FROM event_endpoints AS endpoint WHERE EXISTS (SELECT FROM "
+                    f"{day.deliveries} WHERE endpoint_id = endpoint.id AND due_at IS NOT NULL) "
+                    "ORDER BY name"
+                )
+            )
+            names += [f"the endpoint {name}" for name in endpoints]
+        return names
+
+    async def has_endpoints(self) -> bool:
+        """Whether any endpoint is there to route to."""
+        return bool(await self.session.scalar(text("SELECT EXISTS (SELECT FROM event_endpoints)")))
+
+    async def drop(self, day: Day) -> None:
+        """Drop the day's partitions. Raises `DatabaseUnavailable` (55P03) where they are in use."""
+        # emitters queue behind a DROP that waits for a lock, so it waits no longer than they may
+        await self.session.execute(text("SET LOCAL lock_timeout = '100ms'"))
+        names = ", ".join(filter(None, (day.log, day.deliveries)))
+        await self.session.execute(text(f"DROP TABLE {names}"))

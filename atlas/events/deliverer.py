@@ -1,0 +1,447 @@
+"""Delivery: claims what is due, sends it within each endpoint's window, records outcomes in sets.
+
+The states of an endpoint, and what a crash leaves behind: docs/event-delivery.md. Each outcome is caught by
+itself; nothing that one endpoint does holds up another, nor the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from atlas import webhook_client
+from atlas.errors import AtlasError, ConfigurationError
+from atlas.events.router import PAGE, route_page
+from atlas.events.senders import Notify, TargetHandler, Verdict, describe, make_sender
+from atlas.events.windows import Attempt, Window
+from atlas.logging import get_logger
+from atlas.repositories.event_deliveries import Delivery, EventDeliveries, Outcome
+from atlas.repositories.event_endpoints import FIRST_PAUSE, Endpoint, EventEndpoints
+from atlas.types import AlertChannel
+
+if TYPE_CHECKING:
+    from atlas.events.bus import EventBus
+
+__all__ = ["SCHEDULE", "Deliverer"]
+
+log = get_logger(__name__)
+
+#: Seconds before each attempt, the first included (Standard Webhooks 1.0, "Retry schedule").
+SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+#: Seconds that one attempt may take; the specification asks for 15 to 30.
+TIMEOUT = 15.0
+#: Seconds between a claim and the last moment at which a delivery of it may be sent.
+FRESH = 8.0
+#: Attempts after which a delivery that ends the process each time is given up.
+UNREPORTED = 2 * len(SCHEDULE)
+#: Failures in a row that pause an endpoint.
+IN_A_ROW = 5
+#: Seconds between looks at the log and at what is due, and between looks at the endpoints.
+POLL, REFRESH = 0.2, 0.5
+#: Longest pause after a failure of the database, in seconds.
+LONGEST_PAUSE = 5.0
+
+
+class Deliverer:
+    """Routes and delivers. Any number of processes may, each with one of these for an event loop."""
+
+    def __init__(
+        self,
+        bus: EventBus,
+        *,
+        notify: Notify | None = None,
+        handlers: Mapping[str, TargetHandler] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.bus = bus
+        self.database = bus.database
+        self.notify = notify
+        self.handlers = handlers or {}
+        self.timeout = timeout
+        self.delivered = 0
+        self._windows: dict[int, Window] = {}
+        self._outcomes: list[Outcome] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._refreshed = -REFRESH
+        self._complained: set[tuple[int, str]] = set()
+        self._left: int | None = None
+        self._once = False
+
+    def stop(self) -> None:
+        """Claim no more; `run` ends once what is in flight is recorded."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Route and deliver until `stop`; outages of PostgreSQL are waited for."""
+        async with self._client() as client:
+            router = asyncio.create_task(self._route())
+            pause = POLL
+            try:
+                while not self._stopping:
+                    self._wake.clear()
+                    try:
+                        claimed = await self._turn(client)
+                        pause = POLL
+                    except Exception as error:
+                        log.warning("event_delivery_waits", error=describe(error))
+                        claimed, pause = 0, min(2 * pause, LONGEST_PAUSE)
+                    if not claimed and not self._outcomes:
+                        await self._sleep(pause)
+            finally:
+                router.cancel()
+                await self._finish()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await router
+
+    async def run_once(self, limit: int | None = None) -> int:
+        """Route what is there and deliver what is due, up to ``limit``; returns how many were delivered.
+
+        Raises `DatabaseError`; what was sent but could not be recorded is sent again after its lease.
+        """
+        self._once, self._left = True, limit
+        async with self._client() as client:
+            try:
+                while await route_page(self.database) == PAGE:
+                    pass
+                while not self._stopping:
+                    self._wake.clear()
+                    claimed = await self._turn(client)
+                    busy = self._tasks or self._changes or self._outcomes
+                    if not claimed and not busy:
+                        break
+                    if not claimed and not self._outcomes:
+                        await self._sleep(POLL)
+            finally:
+                await self._finish()
+        return self.delivered
+
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[webhook_client.Client]:
+        settings = self.bus.settings
+        allow = settings.event_bus_allow_private or settings.throwaway
+        async with webhook_client.client(timeout=self.timeout, allow_private=allow) as client:
+            yield client
+
+    async def _route(self) -> None:
+        pause = POLL
+        while True:
+            try:
+                routed = await route_page(self.database)
+                pause = POLL
+            except Exception as error:
+                log.warning("event_routing_waits", error=describe(error))
+                routed, pause = 0, min(2 * pause, LONGEST_PAUSE)
+            if routed:
+                self._wake.set()
+            if routed != PAGE:
+                await asyncio.sleep(pause)
+
+    async def _turn(self, client: webhook_client.Client) -> int:
+        """Record, look at the endpoints, claim, send. Returns how many deliveries were claimed."""
+        await self._record()
+        if time.monotonic() - self._refreshed >= REFRESH:
+            await self._refresh(client)
+        room = {key: want for key, window in self._windows.items() if (want := window.want()) > 0}
+        if self._left is not None:
+            room = dict(zip(room, _shares(list(room.values()), self._left), strict=True))
+            room = {key: most for key, most in room.items() if most}
+        claimed = await self._claim(room, {}) if room else []
+        for delivery in claimed:
+            deadline = time.monotonic() + FRESH
+            self._windows[delivery.endpoint_id].ready.append((delivery, deadline))
+        if self._left is not None:
+            self._left -= len(claimed)
+        for window in self._windows.values():
+            self._send(window)
+        return len(claimed)
+
+    async def _claim(
+        self, room: Mapping[int, int], probes: Mapping[int, uuid.UUID]
+    ) -> list[Delivery]:
+        async with self.database.autocommit() as session:
+            return await EventDeliveries(session).claim(
+                room, probes, uuid.uuid4(), self.timeout + FRESH + 2
+            )
+
+    async def _record(self) -> None:
+        outcomes, self._outcomes = self._outcomes, []
+        if not outcomes:
+            return
+        try:
+            async with self.database.autocommit() as session:
+                await EventDeliveries(session).report(outcomes)
+        except BaseException:
+            self._outcomes = outcomes + self._outcomes  # for the next time
+            raise
+
+    async def _refresh(self, client: webhook_client.Client) -> None:
+        async with self.database.autocommit() as session:
+            endpoints = await EventEndpoints(session).all()
+        self._refreshed = time.monotonic()
+        if self._changes:
+            return  # the table is about to say what was decided here
+        for endpoint in endpoints:
+            window = self._windows.get(endpoint.id)
+            if window is None:
+                window = self._windows[endpoint.id] = Window(endpoint, None, endpoint.max_in_flight)
+                if endpoint.state != "active":
+                    window.closed = True
+            elif endpoint.state == "active" and window.closed:
+                window.reopen(endpoint)
+            elif endpoint.state != "active" and not window.closed:
+                self._close(window)
+            window.endpoint = endpoint
+            window.sender = self._sender(endpoint, client)
+            if endpoint.state == "paused" and window.sender is not None and not window.attempts:
+                await self._probe(window)
+        for gone in self._windows.keys() - {endpoint.id for endpoint in endpoints}:
+            self._close(self._windows[gone])
+            del self._windows[gone]
+
+    def _sender(self, endpoint: Endpoint, client: webhook_client.Client) -> Any:
+        try:
+            return make_sender(endpoint, self.bus.settings, client, self.notify, self.handlers)
+        except (ConfigurationError, ValueError) as error:
+            if (endpoint.id, str(error)) not in self._complained:
+                self._complained.add((endpoint.id, str(error)))
+                log.error("event_endpoint_unusable", endpoint=endpoint.name, error=describe(error))
+            return None
+
+    async def _probe(self, window: Window) -> None:
+        """Where the pause is over and something waits, try one delivery."""
+        endpoint, probe = window.endpoint, uuid.uuid4()
+        async with self.database.autocommit() as session:
+            due = await EventDeliveries(session).next_due([endpoint.id])
+            if due is None or due > 0 or self._left == 0:
+                return
+            taken = await EventEndpoints(session).take_probe(
+                endpoint.id, probe, self.timeout + FRESH + 2
+            )
+        if not taken:
+            return
+        claimed = await self._claim({endpoint.id: 1}, {endpoint.id: probe})
+        for delivery in claimed:
+            self._begin(window, delivery, probe)
+        if not claimed:
+            async with self.database.autocommit() as session:
+                await EventEndpoints(session).end_probe(endpoint.id, probe)
+
+    def _send(self, window: Window) -> None:
+        while window.ready and not window.closed and window.has_room():
+            delivery, deadline = window.ready.popleft()
+            if time.monotonic() > deadline:
+                self._release(delivery)
+            elif delivery.payload is None:
+                error = "the event is no longer kept"
+                self._outcomes.append(Outcome(delivery, error=error))
+            elif delivery.attempts > UNREPORTED:
+                error = "attempts were begun again and again, and never reported"
+                self._outcomes.append(Outcome(delivery, error=error))
+            else:
+                self._begin(window, delivery)
+
+    def _begin(self, window: Window, delivery: Delivery, probe: uuid.UUID | None = None) -> None:
+        attempt = window.begin(delivery, probe)
+        task = asyncio.create_task(self._attempt(window, attempt))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _attempt(self, window: Window, attempt: Attempt) -> None:
+        sender = window.sender
+        try:
+            async with asyncio.timeout(self.timeout + 1):
+                assert sender is not None
+                verdict = await sender.send(attempt.delivery)
+        except TimeoutError:
+            verdict = Verdict(error="no answer in time", pause=True)
+        except Exception as error:  # never another delivery's trouble
+            verdict = Verdict(error=f"cannot be sent: {type(error).__name__}", pause=True)
+        window.end(attempt, verdict.delivered)
+        self._judge(window, attempt, verdict)
+        self._send(window)
+        self._wake.set()
+
+    def _judge(self, window: Window, attempt: Attempt, verdict: Verdict) -> None:
+        """What the verdict means for this delivery and for the endpoint."""
+        delivery, probe = attempt.delivery, attempt.probe
+        if verdict.delivered:
+            self.delivered += 1
+            self._outcomes.append(Outcome(delivery, delivered=True))
+            if probe is not None:
+                self._change(self._resume(window))
+            return
+        error = verdict.error or "failed"
+        again = Outcome(delivery, wait=0.0, counted=False, error=error)
+        if verdict.gone:
+            self._outcomes.append(again)
+            self._close(window)
+            self._change(self._disable(window, "it answered 410"))
+        elif probe is not None:
+            self._outcomes.append(again)
+            self._change(self._probe_failed(window, probe, verdict, error))
+        else:
+            self._outcomes.append(self._retry(delivery, error, at_once=verdict.pause))
+            window.failures += 1
+            if not window.closed and (verdict.pause or window.failures >= IN_A_ROW):
+                self._close(window)
+                self._change(self._pause(window, verdict.retry_after, error))
+
+    def _retry(self, delivery: Delivery, error: str, *, at_once: bool) -> Outcome:
+        """The delivery's next attempt, or its end. An unwell endpoint is the pause's business: due
+        at once.
+        """
+        attempts = delivery.attempts
+        given_up = attempts >= len(SCHEDULE)
+        wait = 0.0 if at_once and attempts == 1 else float(SCHEDULE[min(attempts, 9)])
+        log.warning(
+            "event_delivery_failed",
+            event_id=str(delivery.event_id),
+            event_type=delivery.event_type,
+            attempt=attempts,
+            error=error,
+            given_up=given_up,
+        )
+        return Outcome(delivery, wait=None if given_up else wait, error=error)
+
+    def _close(self, window: Window) -> None:
+        """Send no more; what was claimed is given back uncounted."""
+        window.closed = True
+        while window.ready:
+            self._release(window.ready.popleft()[0])
+
+    def _release(self, delivery: Delivery) -> None:
+        self._outcomes.append(Outcome(delivery, wait=0.0, counted=False))
+
+    def _change(self, work: Awaitable[None]) -> None:
+        """Record a change of an endpoint's state, however long the database takes."""
+        task = asyncio.ensure_future(work)
+        self._changes.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._changes.discard(task)
+            self._refreshed = -REFRESH
+            self._wake.set()
+
+        task.add_done_callback(done)
+
+    async def _retried(self, work: Callable[[Any], Awaitable[None]]) -> None:
+        pause = POLL
+        while True:
+            try:
+                async with self.database.transaction() as session:
+                    await work(session)
+                return
+            except (AtlasError, OSError) as error:
+                log.warning("event_endpoint_state_waits", error=describe(error))
+                if self._stopping or self._once:
+                    return  # the next deliverer learns it from the endpoint itself
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _pause(self, window: Window, seconds: float | None, reason: str) -> None:
+        endpoint = window.endpoint
+
+        async def work(session: Any) -> None:
+            wait = None if seconds is None else max(seconds, 1.0)
+            if await EventEndpoints(session).pause(endpoint.id, wait, reason):
+                log.warning("event_endpoint_paused", endpoint=endpoint.name, reason=reason)
+                facts = {"reason": reason, "seconds": wait or FIRST_PAUSE}
+                await self.bus.emit("endpoint.paused", endpoint.name, facts, session=session)
+
+        await self._retried(work)
+
+    async def _resume(self, window: Window) -> None:
+        endpoint = window.endpoint
+
+        async def work(session: Any) -> None:
+            paused = await EventEndpoints(session).resume(endpoint.id)
+            if paused is None:
+                return
+            # after one short pause what has failed by itself keeps its own schedule
+            due = 0
+            if paused > FIRST_PAUSE:
+                due = await EventDeliveries(session).make_due(endpoint.id)
+            log.info("event_endpoint_resumed", endpoint=endpoint.name, due=due)
+            await self.bus.emit("endpoint.resumed", endpoint.name, {"due": due}, session=session)
+
+        await self._retried(work)
+
+    async def _probe_failed(
+        self, window: Window, probe: uuid.UUID, verdict: Verdict, error: str
+    ) -> None:
+        endpoint = window.endpoint
+
+        async def work(session: Any) -> None:
+            wait = None if verdict.retry_after is None else max(verdict.retry_after, 1.0)
+            state = await EventEndpoints(session).probe_failed(endpoint.id, probe, wait, error)
+            if state == "disabled":
+                await self._tell_disabled(session, endpoint, f"failed for five days: {error}")
+
+        await self._retried(work)
+
+    async def _disable(self, window: Window, reason: str) -> None:
+        endpoint = window.endpoint
+
+        async def work(session: Any) -> None:
+            if await EventEndpoints(session).disable(endpoint.id, reason):
+                await self._tell_disabled(session, endpoint, reason)
+
+        await self._retried(work)
+
+    async def _tell_disabled(self, session: Any, endpoint: Endpoint, reason: str) -> None:
+        if self.notify is not None:
+            title = f"The webhook endpoint {endpoint.name} is disabled"
+            text = (
+                f"{reason}; its deliveries are held: atlas events endpoints enable {endpoint.name}"
+            )
+            task = asyncio.ensure_future(_told(self.notify, title, text))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        log.error(
+            "event_endpoint_disabled",
+            endpoint=endpoint.name,
+            reason=reason,
+            hint=f"mend it, then `atlas events endpoints enable {endpoint.name}`",
+        )
+        facts = {"reason": reason, "held": True}
+        await self.bus.emit("endpoint.disabled", endpoint.name, facts, session=session)
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+
+    async def _finish(self) -> None:
+        """Give back what was not sent, wait for what is in flight, record all of it."""
+        for window in self._windows.values():
+            self._close(window)
+        self._stopping = True
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        while self._changes:
+            await asyncio.wait(self._changes)
+        with contextlib.suppress(AtlasError, OSError):  # its leases run out
+            await self._record()
+
+
+async def _told(notify: Notify, title: str, text: str) -> None:
+    try:
+        await notify(title, text, AlertChannel.OPS)
+    except Exception as error:
+        log.error("event_notification_failed", error=describe(error))
+
+
+def _shares(wants: list[int], left: int) -> list[int]:
+    """``wants``, cut so that they are not more than ``left`` together."""
+    shares = []
+    for want in wants:
+        shares.append(min(want, left))
+        left -= shares[-1]
+    return shares

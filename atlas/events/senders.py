@@ -1,0 +1,218 @@
+"""One attempt at an endpoint, whatever the endpoint is. Never raises: an outcome is a value."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from atlas import webhook_client
+from atlas.config import Settings
+from atlas.errors import AtlasError, ConfigurationError, Unavailable
+from atlas.events.event import Event
+from atlas.events.signing import read_secrets, signature_headers
+from atlas.logging import get_logger
+from atlas.repositories.event_deliveries import Delivery
+from atlas.repositories.event_endpoints import Endpoint
+from atlas.types import AlertChannel
+
+__all__ = ["HttpSender", "Notify", "Sender", "Verdict", "make_sender", "message", "resolve"]
+
+log = get_logger(__name__)
+
+#: Largest body in bytes; a larger payload is left out and the body says so.
+BODY_LIMIT = 20_000
+GONE = 410
+
+#: What tells people: ``await notify(title, description, channel)``; True once it is sent. The
+#: notifier's ``send``.
+Notify = Callable[[str, str, AlertChannel], Awaitable[bool]]
+#: What a rule's target ``handler:NAME`` calls.
+TargetHandler = Callable[[Event], Awaitable[object] | object]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one attempt. ``pause``: it is the endpoint that is unwell, not the event."""
+
+    delivered: bool = False
+    error: str | None = None
+    pause: bool = False
+    retry_after: float | None = None
+    gone: bool = False
+
+
+class Sender(Protocol):
+    """Sends one delivery."""
+
+    async def send(self, delivery: Delivery) -> Verdict:
+        """Make one attempt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSender:
+    """POSTs signed messages. ``repr`` shows neither the address nor the keys."""
+
+    client: webhook_client.Client
+    url: str
+    keys: tuple[bytes, ...]
+    headers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"HttpSender(signed={bool(self.keys)})"
+
+    async def send(self, delivery: Delivery) -> Verdict:
+        """Make one attempt."""
+        message_id = delivery.message_id or str(delivery.event_id)
+        return await self.post(message_id, message(delivery))
+
+    async def post(self, message_id: str, body: bytes) -> Verdict:
+        """POST one body under an id."""
+        headers = {
+            **self.headers,
+            "content-type": "application/json",
+            **signature_headers(self.keys, message_id, int(time.time()), body),
+        }
+        try:
+            answer = await self.client.post(self.url, body, headers)
+        except Unavailable as error:
+            return Verdict(error=error.message, pause=True)
+        if answer.ok:
+            return Verdict(delivered=True)
+        return Verdict(
+            error=f"answered {answer.status}",
+            pause=answer.status == 429 or answer.status >= 500,
+            retry_after=webhook_client.retry_after(answer),
+            gone=answer.status == GONE,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NotifySender:
+    """Tells people in a channel, through the port."""
+
+    notify: Notify
+    channel: AlertChannel
+
+    async def send(self, delivery: Delivery) -> Verdict:
+        """Make one attempt."""
+        title = str(delivery.event_type)
+        text = f"{delivery.entity_id or ''}\n{delivery.payload or ''}".strip()
+        try:
+            sent = await self.notify(title, text, self.channel)
+        except Exception as error:
+            return Verdict(error=type(error).__name__, pause=True)
+        return Verdict(delivered=True) if sent else Verdict(error="was not sent", pause=True)
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerSender:
+    """Calls a function of this process; what it raises is the event's trouble, not the endpoint's."""
+
+    handler: TargetHandler
+
+    async def send(self, delivery: Delivery) -> Verdict:
+        """Make one attempt."""
+        event = Event(
+            str(delivery.event_type),
+            delivery.entity_id,
+            json.loads(delivery.payload or "{}"),
+            delivery.event_id,
+            delivery.seq,
+            delivery.event_at,
+        )
+        try:
+            if inspect.iscoroutinefunction(self.handler):
+                await self.handler(event)
+            else:
+                result = await asyncio.to_thread(self.handler, event)
+                if inspect.isawaitable(result):
+                    await result
+        except Exception as error:
+            return Verdict(error=f"{type(error).__name__}: {error}"[:500])
+        return Verdict(delivered=True)
+
+
+def make_sender(
+    endpoint: Endpoint,
+    settings: Settings,
+    client: webhook_client.Client,
+    notify: Notify | None,
+    handlers: Mapping[str, TargetHandler],
+) -> Sender | None:
+    """What sends to the endpoint from this process; None: another process has to.
+
+    Raises `ConfigurationError` where what the endpoint names is wrong.
+    """
+    kind, _, name = endpoint.url.partition(":")
+    if kind == "handler":
+        handler = handlers.get(name)
+        return None if handler is None else HandlerSender(handler)
+    if kind == "discord":
+        return None if notify is None else NotifySender(notify, AlertChannel(name))
+    url = resolve(endpoint.url, settings)
+    if url is None:
+        return None
+    keys: tuple[bytes, ...] = ()
+    for secret in (endpoint.secret, endpoint.next_secret):
+        if secret is not None:
+            text = resolve(secret, settings)
+            if text is None and endpoint.name != "default":
+                raise ConfigurationError(f"the secret of the endpoint {endpoint.name!r} is not set")
+            keys += read_secrets(text or "", f"the secret of the endpoint {endpoint.name!r}")
+    return HttpSender(
+        client,
+        webhook_client.check_url(url, f"the address of the endpoint {endpoint.name!r}"),
+        keys,
+        endpoint.headers,
+    )
+
+
+def resolve(value: str, settings: Settings) -> str | None:
+    """A value, or what the variable holds that ``env:NAME`` names; None where it is not set."""
+    if not value.startswith("env:"):
+        return value
+    name = value.removeprefix("env:")
+    field = getattr(settings, name.lower(), None) if name.isupper() else None
+    if field is not None and hasattr(field, "get_secret_value"):
+        return str(field.get_secret_value()).strip()
+    return (os.environ.get(name) or "").strip() or None
+
+
+def message(delivery: Delivery) -> bytes:
+    """The JSON of a delivery, at most `BODY_LIMIT` bytes."""
+    payload = delivery.payload or "{}"
+    body = _body(delivery, payload)
+    if len(body) > BODY_LIMIT:
+        log.warning("event_payload_left_out", event_type=delivery.event_type, body_bytes=len(body))
+        body = _body(delivery, json.dumps({"truncated": True, "bytes": len(body)}))
+    return body
+
+
+def _body(delivery: Delivery, payload: str) -> bytes:
+    head: dict[str, Any] = {
+        "id": str(delivery.event_id),
+        "type": delivery.event_type,
+        "timestamp": _moment(delivery.event_at),
+        "seq": delivery.seq,
+        "entity_id": delivery.entity_id,
+    }
+    text = json.dumps(head, ensure_ascii=False, separators=(",", ":"))
+    # the payload is JSON text already: PostgreSQL wrote it
+    return f'{text[:-1]},"data":{payload}}}'.encode()
+
+
+def _moment(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def describe(error: Exception) -> str:
+    """What happened, without what a foreign error's text may hold."""
+    return str(error) if isinstance(error, AtlasError) else type(error).__name__
