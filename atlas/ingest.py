@@ -16,7 +16,8 @@ from atlas.db.locks import retry_when_locked
 from atlas.errors import DatabaseError, DatabaseUnavailable
 from atlas.parsing import invalid, parse_counter, parse_moment
 from atlas.repositories.hot.partitions import Partitions
-from atlas.repositories.hot.stats import COUNTERS, Stats
+from atlas.repositories.hot.stats import Stats
+from atlas.tables.sample import COUNTERS
 from atlas.types import Sample
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def parse_sample(row: object, number: int, now: datetime) -> Sample:
     moment = row.get("timestamp")
     if type(moment) is not datetime or moment.tzinfo is not UTC:
         moment = parse_moment(moment, field="timestamp", row=number) or now
-    views, likes, comment_count = (
+    counters = (
         (
             value
             if value is None or type(value) is int
@@ -121,4 +122,4 @@ def parse_sample(row: object, number: int, now: datetime) -> Sample:
         for value in (row.get(name),)
     )
     # ids and ranges are checked where every sample passes, in `Stats.upsert`
-    return Sample(cast(str, row.get("video_id")), moment, views, likes, comment_count)
+    return Sample(cast(str, row.get("video_id")), moment, *counters)

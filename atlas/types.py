@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from atlas.errors import InvalidInput
 
@@ -96,18 +96,26 @@ class AlertChannel(StrEnum):
     OPS = "ops"
 
 
+def _counter(*, since: int, field_id: int, watched: bool = False) -> Any:
+    """A counter of a sample; ``watched``: the schedule keeps its last value."""
+    metadata = {"sql": "bigint", "since": since, "field_id": field_id, "watched": watched}
+    return field(default=None, metadata=metadata)
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One observation of a video's counters. ``None`` means not known, never zero.
 
-    ``timestamp`` is timezone-aware.
+    ``timestamp`` is timezone-aware. This is the one declaration of a sample's columns: `atlas.tables.sample`
+    derives all others from it. A field's number belongs to it for ever (6 and 7 are given), and ``since`` is
+    the format of files that brought it.
     """
 
-    video_id: str
-    timestamp: datetime
-    views: int | None = None
-    likes: int | None = None
-    comment_count: int | None = None
+    video_id: str = field(metadata={"sql": "text", "since": 1, "field_id": 1})
+    timestamp: datetime = field(metadata={"sql": "timestamptz", "since": 1, "field_id": 2})
+    views: int | None = _counter(since=1, field_id=3, watched=True)
+    likes: int | None = _counter(since=1, field_id=4, watched=True)
+    comment_count: int | None = _counter(since=1, field_id=5, watched=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 from atlas.errors import InvalidInput
 from atlas.parsing import parse_counter, parse_moment
-from atlas.repositories.hot.stats import COUNTERS
+from atlas.tables.sample import WATCHED
 from atlas.types import Channel, Video, check_id
 
 #: Names of the counters in ``statistics``.
-STATISTICS = dict(zip(COUNTERS, ("viewCount", "likeCount", "commentCount"), strict=True))
+STATISTICS = dict(zip(WATCHED, ("viewCount", "likeCount", "commentCount"), strict=True))
 
 _DURATION = re.compile(
     r"P(?=[\dT])(?:(?P<weeks>\d{1,9})W)?(?:(?P<days>\d{1,9})D)?"

@@ -41,9 +41,8 @@ class Steps:
         return ledger
 
     def footer(self, file: FileRecord) -> dict[str, str]:
-        """What every file says of itself, so that the ledger can be made again from the files."""
+        """What every file says of itself beside its columns: the ledger can be made again from the files."""
         return {
-            "atlas.format": "1",
             "atlas.dataset": file.dataset,
             "atlas.slice_start": file.slice_start.astimezone(UTC).isoformat(),
             "atlas.slice_end": file.slice_end.astimezone(UTC).isoformat(),

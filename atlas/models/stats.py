@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Index, func
+from sqlalchemy import BigInteger, CheckConstraint, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from atlas.models.base import Base, Counter, ExternalId, UtcTimestamp
+from atlas.models.base import Base, ExternalId, UtcTimestamp
+from atlas.tables.sample import COUNTERS
 
 
 class StatsRecord(Base):
@@ -13,20 +14,18 @@ class StatsRecord(Base):
 
     Partitioned by range of ``timestamp``; partitions are named ``video_stats_log_p<start>`` and, once
     sealed, ``video_stats_log_sealed_<seq>`` (detached; see docs/archive.md). No DEFAULT partition and
-    no foreign key: samples outlive their video and may precede it.
+    no foreign key: samples outlive their video and may precede it. Its counters are those of `SAMPLE`.
     """
 
     __tablename__ = "video_stats_log"
 
     video_id: Mapped[ExternalId] = mapped_column(primary_key=True)
     timestamp: Mapped[UtcTimestamp] = mapped_column(primary_key=True, server_default=func.now())
-    views: Mapped[Counter | None]
-    likes: Mapped[Counter | None]
-    comment_count: Mapped[Counter | None]
+    locals().update({name: mapped_column(BigInteger) for name in COUNTERS})
 
     __table_args__ = (
         CheckConstraint("octet_length(video_id) BETWEEN 1 AND 64", name="video_id_length"),
-        CheckConstraint("views >= 0 AND likes >= 0 AND comment_count >= 0", name="not_negative"),
+        CheckConstraint(" AND ".join(f"{name} >= 0" for name in COUNTERS), name="not_negative"),
         Index("idx_stats_timestamp", "timestamp", postgresql_using="brin"),
         {"postgresql_partition_by": "RANGE (timestamp)"},
     )

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 from atlas.errors import CorruptObject
 from atlas.reading.footers import Footer, corrupt, fetch, fetch_footer, footers
 from atlas.repositories.hot.snapshot import HOT_SCHEMA, ColdFile, Selection
+from atlas.tables.sample import KEY, SAMPLE_COLUMNS
 from atlas.types import Dataset, ReadableStore
 
 #: What a reader gives: string, timestamp[us, UTC] and three int64, null where not known.
-COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
+COLUMNS = SAMPLE_COLUMNS
 #: Adjacent row groups that are fetched in one request and decoded together.
 PART_GROUPS = 4
 
@@ -212,7 +213,7 @@ def conformed(table: pa.Table, schema: pa.Schema = HOT_SCHEMA) -> pa.Table:
             column = pa.chunked_array([pa.nulls(table.num_rows, wanted.type)])
         if name == "seq":
             column = pc.fill_null(column, 0)
-        elif column.null_count and name in COLUMNS[:2]:
+        elif column.null_count and name in KEY:
             raise CorruptObject(f"the column {name} is missing or has nulls")
         columns.append(column)
     return pa.table(columns, schema=schema)

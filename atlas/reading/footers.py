@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from atlas.errors import CorruptObject, VaultError
 from atlas.repositories.hot.snapshot import ColdFile, Selection
 from atlas.tables.checksum import check_footer
-from atlas.tables.sorting import KEY
+from atlas.tables.sample import KEY
 from atlas.types import ReadableStore
 
 #: Read first of a file of which nothing is known: its footer in most cases, and small files whole.

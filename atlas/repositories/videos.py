@@ -22,7 +22,7 @@ from atlas.repositories.base import (
     on_conflict,
 )
 from atlas.repositories.channels import UPSERT_CHANNELS, checked_channels
-from atlas.repositories.hot.stats import INSERT_SAMPLES
+from atlas.repositories.hot.stats import INSERT_SAMPLES, RECORD_COLUMNS
 from atlas.repositories.leases import Leases, Queue, held, release
 from atlas.repositories.ring.pages import RingReader
 from atlas.types import Channel, Sample, Video, VideoStatus, check_id, utc
@@ -108,8 +108,7 @@ _COLLECTED = {work: text(f"""
 _RECORD = text(f"""
     WITH report AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
-            video_id text COLLATE "C", timestamp timestamptz, views bigint, likes bigint,
-            comment_count bigint)
+            {RECORD_COLUMNS})
     ),
     {held(RETRACK, "ARRAY(SELECT video_id FROM report)")},
     samples AS ({INSERT_SAMPLES})

@@ -10,11 +10,12 @@ from datetime import datetime
 from sqlalchemy import ARRAY, Text, bindparam, text
 
 from atlas.repositories.base import Repository, as_json, chunks
-from atlas.repositories.hot.stats import COUNTERS, INSERT_SAMPLES
+from atlas.repositories.hot.stats import COUNTER_COLUMNS, INSERT_SAMPLES
 from atlas.repositories.leases import Head, Leases, Queue, held, release
 from atlas.repositories.ring.page import KNOWN
 from atlas.repositories.ring.pages import RingReader
 from atlas.repositories.ring.parking import Parking
+from atlas.tables.sample import WATCHED
 from atlas.types import TrackingTier, check_id, utc
 
 TRACK = Queue(
@@ -48,7 +49,7 @@ _REPORT = text(f"""
         SELECT DISTINCT ON (video_id) *
         FROM ROWS FROM (jsonb_to_recordset(CAST(:reports AS jsonb)) AS (
             video_id text COLLATE "C", tracking_tier text, last_tracked_at timestamptz,
-            next_track_at timestamptz, views bigint, likes bigint, comment_count bigint,
+            next_track_at timestamptz, {COUNTER_COLUMNS},
             lease uuid)) WITH ORDINALITY
         ORDER BY video_id, last_tracked_at DESC, ordinality DESC
     ),
@@ -84,7 +85,7 @@ _REPORT = text(f"""
 _LAST_COUNTERS = ", ".join(
     f"last_{name} = CASE WHEN r.timestamp < q.last_tracked_at THEN q.last_{name} "
     f"ELSE coalesce(r.{name}, q.last_{name}) END"
-    for name in COUNTERS
+    for name in WATCHED
 )
 
 # What of a sample is written, and the new schedule, stand or fall together with the lease.
@@ -92,7 +93,7 @@ _RECORD = text(f"""
     WITH report AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
             video_id text COLLATE "C", tracking_tier text, next_track_at timestamptz,
-            timestamp timestamptz, views bigint, likes bigint, comment_count bigint,
+            timestamp timestamptz, {COUNTER_COLUMNS},
             omissions smallint)
     ),
     {held(TRACK, "ARRAY(SELECT video_id FROM report)")},

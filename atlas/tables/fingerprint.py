@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 Hashes = npt.NDArray[np.uint64]
 
 _MASK = (1 << 64) - 1
-#: Odd multipliers, one a column: digits of the golden ratio and of primes' square roots.
+#: Odd multipliers, one a column: digits of the golden ratio and of primes' square roots (Python's are exact).
 _FACTORS = np.array(
     [
         0x9E3779B97F4A7C15,
@@ -27,6 +28,7 @@ _FACTORS = np.array(
         0x3C6EF372FE94F82B,
         0xA54FF53A5F1D36F1,
         0x510E527FADE682D1,
+        *(math.isqrt(prime << 128) & _MASK | 1 for prime in (13, 17, 19, 23, 29, 31, 37, 41)),
     ],
     dtype=np.uint64,
 )

@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atlas.tables.checksum import ChecksummedWriter
+from atlas.tables.sample import KEY, METRICS_SCHEMA, MOMENT, STATS_SCHEMA, numbered
 
 __all__ = [
     "METRICS_SCHEMA",
     "ROW_GROUP_ROWS",
     "STATS_SCHEMA",
     "UNDECODABLE",
+    "UNREADABLE",
     "VIDEOS_SCHEMA",
     "VISUALS_SCHEMA",
     "open_writer",
@@ -23,40 +25,25 @@ __all__ = [
 
 #: What decoding raises for bytes that are not what was written: pyarrow tells some damage as OSError.
 UNDECODABLE: tuple[type[Exception], ...] = (pa.ArrowException, OSError, EOFError)
+#: The same, and what a footer says that cannot be.
+UNREADABLE: tuple[type[Exception], ...] = (*UNDECODABLE, ValueError)
 #: Rows of a row group at most: what a reader of one video has to fetch and decode.
 ROW_GROUP_ROWS = 32_768
 
-_MOMENT = pa.timestamp("us", tz="UTC")
-
-#: Archived samples. ``seq`` tells which of two rows for one (video_id, timestamp) counts: the higher.
-STATS_SCHEMA = pa.schema(
-    [
-        ("video_id", pa.string()),
-        ("timestamp", _MOMENT),
-        ("views", pa.int64()),
-        ("likes", pa.int64()),
-        ("comment_count", pa.int64()),
-        ("seq", pa.int64()),
-    ]
-)
-
-#: Samples appended by agents.
-METRICS_SCHEMA = STATS_SCHEMA.append(pa.field("published_at", _MOMENT))
-
 #: Videos that the janitor removed from the database.
-VIDEOS_SCHEMA = pa.schema(
+VIDEOS_SCHEMA = numbered(
     [
         ("id", pa.string()),
         ("channel_id", pa.string()),
         ("title", pa.string()),
-        ("published_at", _MOMENT),
+        ("published_at", MOMENT),
         ("duration", pa.int64()),
         ("tags", pa.list_(pa.string())),
         ("category_id", pa.string()),
         ("default_language", pa.string()),
         ("wiki_topics", pa.list_(pa.string())),
-        ("discovered_at", _MOMENT),
-        ("last_updated_at", _MOMENT),
+        ("discovered_at", MOMENT),
+        ("last_updated_at", MOMENT),
         ("status", pa.string()),
         ("has_transcript", pa.bool_()),
         ("has_visuals", pa.bool_()),
@@ -69,8 +56,6 @@ VISUALS_SCHEMA = pa.schema(
     [("video_id", pa.string()), ("frame_index", pa.int64()), ("image", pa.binary())]
 )
 
-#: Columns by which rows are in order over the whole file, where the schema has them.
-_SORTED_BY = ("video_id", "timestamp")
 #: Encodings by column, measured: docs/performance.md has the table. Other columns take a dictionary.
 _ENCODINGS = {
     "timestamp": "PLAIN",  # repeats within a batch of samples: zstd finds them, deltas hide them
@@ -97,12 +82,12 @@ def open_writer(
     ``row_group_size=ROW_GROUP_ROWS`` with tables that may be larger. ``metadata`` goes to the footer; what
     is known only at the end is added with ``add_key_value_metadata`` before the writer is closed.
     """
-    ordered = all(name in schema.names for name in _SORTED_BY)
+    ordered = all(name in schema.names for name in KEY)
     encodings = {name: _ENCODINGS[name] for name in schema.names if name in _ENCODINGS}
     if ordered:
         encodings["video_id"] = _IDS_IN_ORDER
     dictionary = [name for name in schema.names if name not in encodings]
-    order = [(name, "ascending") for name in _SORTED_BY]
+    order = [(name, "ascending") for name in KEY]
     writer = ChecksummedWriter(
         where,
         schema,

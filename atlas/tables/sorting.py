@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-KEY = ("video_id", "timestamp")
+from atlas.tables.sample import KEY
 
 
 def sort_samples(table: pa.Table, tie_breaks: Sequence[str] = ()) -> pa.Table:

@@ -9,7 +9,7 @@ import numbers
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, BinaryIO
@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from atlas.errors import InvalidInput
 from atlas.parsing import invalid, parse_counter, parse_moment
-from atlas.tables.parquet import METRICS_SCHEMA, ROW_GROUP_ROWS, open_writer
+from atlas.tables.parquet import ROW_GROUP_ROWS, open_writer
+from atlas.tables.sample import COUNTERS, METRICS_SCHEMA, stated_columns, stated_in_footer
 from atlas.types import check_id
 from atlas.vault.layout import as_date, metrics_folder
 
@@ -28,15 +29,18 @@ __all__ = ["MetricsFile", "digest_differs", "metrics_files"]
 
 #: In the footer: what the rows of a file follow, on the machine that appended them.
 FOLLOW = "atlas.follow"
-COUNTERS = ("views", "likes", "comment_count")
+
+#: No appended sample is older: YouTube is not.
+EARLIEST = datetime(2005, 1, 1, tzinfo=UTC)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 #: How far ahead of this machine's clock a sample may lie.
 _AHEAD = timedelta(days=1)
 
-#: (views, likes, comment_count, published_at)
-Values = tuple[int | None, int | None, int | None, datetime | None]
+#: What a sample says: counters, then published_at.
+_VALUES = (*COUNTERS, "published_at")
+Values = tuple[int | datetime | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class MetricsFile:
     def write(self, target: BinaryIO) -> None:
         """Write the Parquet file."""
         metadata = {
-            "atlas.format": "1",
+            **stated_in_footer(),
             "atlas.dataset": "metrics",
             "atlas.rows": str(len(self.table)),
             **({FOLLOW: self.follow} if self.follow else {}),
@@ -132,32 +136,33 @@ def _file(
     day: date, hour: int, samples: dict[tuple[str, datetime], Values], seq: int
 ) -> MetricsFile:
     ordered = sorted(samples.items())
-    columns: list[list[Any]] = [
-        [video_id for (video_id, _), _ in ordered],
-        [moment for (_, moment), _ in ordered],
-        *([values[at] for _, values in ordered] for at in range(3)),
-        [seq] * len(ordered),
-        [values[3] for _, values in ordered],
-    ]
+    columns: dict[str, list[Any]] = {
+        "video_id": [video_id for (video_id, _), _ in ordered],
+        "timestamp": [moment for (_, moment), _ in ordered],
+        "seq": [seq] * len(ordered),
+    }
+    for at, name in enumerate(_VALUES):
+        columns[name] = [values[at] for _, values in ordered]
     table = pa.table(columns, schema=METRICS_SCHEMA)
     first, last = (
-        (moment - _EPOCH) // _MICROSECOND for moment in (min(columns[1]), max(columns[1]))
+        (moment - _EPOCH) // _MICROSECOND
+        for moment in (min(columns["timestamp"]), max(columns["timestamp"]))
     )
     return MetricsFile(day, hour, first, last, seq, _rows_digest([table]), table)
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[object, ...]]:
+def _rows(table: pa.Table, counters: Sequence[str] = COUNTERS) -> Iterator[tuple[object, ...]]:
     """What each row says, without its ``seq``."""
     moments = [table[name].cast(pa.int64()) for name in ("timestamp", "published_at")]
-    columns = [table["video_id"], moments[0], *(table[name] for name in COUNTERS), moments[1]]
+    columns = [table["video_id"], moments[0], *(table[name] for name in counters), moments[1]]
     yield from zip(*(column.to_pylist() for column in columns), strict=True)
 
 
-def _rows_digest(tables: Iterable[pa.Table]) -> str:
+def _rows_digest(tables: Iterable[pa.Table], counters: Sequence[str] = COUNTERS) -> str:
     """What tells rows from others, when they were appended aside."""
     digest = hashlib.blake2b(digest_size=16)
     for table in tables:
-        for row in _rows(table):
+        for row in _rows(table, counters):
             digest.update(repr(row).encode())
     return digest.hexdigest()
 
@@ -176,13 +181,21 @@ def digest_differs(name: str, tables: Iterable[pa.Table], footer: Mapping[bytes,
     told = re.fullmatch(r"-?\d+--?\d+-([0-9a-f]{32})\.parquet", name)
     if told is None:
         return False
-    checked = []
+    try:
+        stated = stated_columns(footer)
+        digest = _rows_digest(_of_shape(tables, {*stated, "seq", "published_at"}), stated[2:])
+    except ValueError:
+        return True
+    return told[1] != _following(digest, footer.get(FOLLOW.encode(), b"").decode(errors="replace"))
+
+
+def _of_shape(tables: Iterable[pa.Table], names: set[str]) -> Iterator[pa.Table]:
+    """The tables, as long as they have these columns of appended rows and no others."""
+    shape = pa.schema([field for field in METRICS_SCHEMA if field.name in names])
     for table in tables:
-        if not table.schema.equals(METRICS_SCHEMA):
-            return True
-        checked.append(table)
-    follow = footer.get(FOLLOW.encode(), b"").decode(errors="replace")
-    return told[1] != _following(_rows_digest(checked), follow)
+        if not table.schema.equals(shape):
+            raise ValueError(f"not the columns of appended rows: {table.schema.names}")
+        yield table
 
 
 def _parse(
@@ -192,17 +205,19 @@ def _parse(
         raise invalid(row, "row", number, "give a mapping with a video_id")
     video_id = check_id(row.get("video_id"), row=number)
     moment = parse_moment(row.get("timestamp"), field="timestamp", row=number) or untimed
-    if not _EPOCH <= moment <= latest:
-        hint = "samples lie between 1970 and a day ahead of this machine's clock"
+    if not EARLIEST <= moment <= latest:
+        hint = "samples lie between 2005 and a day ahead of this machine's clock"
         raise invalid(moment.isoformat(), "timestamp", number, hint)
     comments = "comments" if _unknown(row.get("comment_count")) else "comment_count"
-    values = (
-        _counter(row, "views", number),
-        _counter(row, "likes", number),
-        _counter(row, comments, number),
-        parse_moment(row.get("published_at"), field="published_at", row=number),
+    spelled = {"comment_count": comments}
+    return (
+        video_id,
+        moment,
+        (
+            *(_counter(row, spelled.get(name, name), number) for name in COUNTERS),
+            parse_moment(row.get("published_at"), field="published_at", row=number),
+        ),
     )
-    return video_id, moment, values
 
 
 def _counter(row: Mapping[str, Any], field: str, number: int) -> int | None:

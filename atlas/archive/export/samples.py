@@ -18,17 +18,11 @@ from atlas.errors import CorruptObject, VaultFull, VerificationFailed
 from atlas.repositories.ledger.files import FileFacts
 from atlas.tables.external_sort import encoded_runs, rechunked
 from atlas.tables.fingerprint import Fingerprint
-from atlas.tables.parquet import (
-    ROW_GROUP_ROWS,
-    STATS_SCHEMA,
-    UNDECODABLE,
-    open_writer,
-)
+from atlas.tables.parquet import ROW_GROUP_ROWS, UNREADABLE, open_writer
+from atlas.tables.sample import SAMPLE_COLUMNS, STATS_SCHEMA, stated_columns, stated_in_footer
 from atlas.tables.sorting import merge_sorted
 from atlas.types import ObjectStore
 
-#: Columns of a sample as they come out of PostgreSQL.
-SAMPLE_COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
 #: Rows sorted in memory at once (about 80 MB); more are sorted in runs on disk and merged.
 RUN_ROWS = 524_288
 
@@ -64,11 +58,13 @@ def export_samples(
             for table in rechunked(runs.merged(), ROW_GROUP_ROWS):
                 bounds.see_sorted(table)
                 column = pa.repeat(pa.scalar(seq, pa.int64()), table.num_rows)
-                table = table.append_column("seq", column).cast(STATS_SCHEMA)
+                table = table.append_column("seq", column)
+                table = table.select(STATS_SCHEMA.names).cast(STATS_SCHEMA)
                 writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             writer.add_key_value_metadata(
                 {
                     **metadata,
+                    **stated_in_footer(),
                     "atlas.rows": str(fingerprint.rows),
                     "atlas.fingerprint": fingerprint.hex,
                 }
@@ -135,7 +131,7 @@ def verify_samples(
             if seq is not None:
                 demand("footer seq", footer.get("atlas.seq"), str(seq))
             demand("rows", file.metadata.num_rows, expected.row_count)
-            fingerprint = Fingerprint(SAMPLE_COLUMNS)
+            fingerprint = Fingerprint(stated_columns(file.metadata.metadata or {}))
             whole = Fingerprint(STATS_SCHEMA.names)
             bounds = Bounds()
             for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
@@ -146,7 +142,7 @@ def verify_samples(
                     whole.update(batch)
                 else:
                     demand("seq", pc.min_max(batch["seq"]).as_py(), {"min": seq, "max": seq})
-    except UNDECODABLE as error:
+    except UNREADABLE as error:
         raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
     demand("fingerprint", fingerprint.hex, expected.fingerprint)
     if seq is None:

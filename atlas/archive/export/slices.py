@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from atlas.archive.budget import hot_tier
-from atlas.archive.export.samples import SAMPLE_COLUMNS, export_samples, verify_samples
+from atlas.archive.export.samples import export_samples, verify_samples
 from atlas.archive.session import Steps, object_key
 from atlas.db import Database
 from atlas.db.arrow import ArrowConnection
@@ -23,6 +23,7 @@ from atlas.logging import get_logger
 from atlas.repositories.erasure import NOT_FORGOTTEN
 from atlas.repositories.hot.partitions import Partition
 from atlas.repositories.ledger.files import FileFacts, FileRecord, LedgerReader, NewFile
+from atlas.tables.sample import SAMPLE_COLUMNS
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir

@@ -12,17 +12,36 @@ from atlas.archive.export.samples import file_sha256, read_back
 from atlas.errors import VerificationFailed
 from atlas.repositories.ledger.files import FileFacts, FileRecord
 from atlas.tables.fingerprint import rows_fingerprint
-from atlas.tables.parquet import open_writer
+from atlas.tables.parquet import VIDEOS_SCHEMA, open_writer
+from atlas.tables.sample import stated_in_footer
 from atlas.types import ObjectStore
 
 
 def write_videos(table: pa.Table, path: Path, footer: dict[str, str]) -> FileFacts:
     """sealed -> a local file."""
+    # rows of an older file keep its columns, and get the numbers that these have by now
+    table = table.cast(
+        pa.schema(
+            [
+                (
+                    VIDEOS_SCHEMA.field(name)
+                    if name in VIDEOS_SCHEMA.names
+                    else table.schema.field(name)
+                )
+                for name in table.column_names
+            ]
+        )
+    )
     fingerprint = rows_fingerprint(table)
     with open_writer(path, table.schema) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata(
-            {**footer, "atlas.rows": str(table.num_rows), "atlas.fingerprint": fingerprint}
+            {
+                **footer,
+                **stated_in_footer(table.column_names),
+                "atlas.rows": str(table.num_rows),
+                "atlas.fingerprint": fingerprint,
+            }
         )
     bounds = pc.min_max(table["id"]).as_py()
     return FileFacts(

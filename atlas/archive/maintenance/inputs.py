@@ -12,14 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from atlas.archive.export.samples import RUN_ROWS, SAMPLE_COLUMNS, Bounds, read_back
+from atlas.archive.export.samples import RUN_ROWS, Bounds, read_back
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.reading.cold import as_scalar, conformed
 from atlas.repositories.ledger.files import FileFacts, FileRecord
 from atlas.repositories.ledger.swap import AppendedFile
 from atlas.tables.external_sort import encoded_runs, rechunked
 from atlas.tables.fingerprint import Fingerprint
-from atlas.tables.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, UNDECODABLE
+from atlas.tables.parquet import ROW_GROUP_ROWS, UNDECODABLE, UNREADABLE
+from atlas.tables.sample import SAMPLE_COLUMNS, STATS_SCHEMA, stated_columns
 from atlas.tables.sorting import merge_sorted
 from atlas.types import ObjectStore
 from atlas.vault.metrics import digest_differs
@@ -108,7 +109,7 @@ class Source:
             )
         if one.file is None:
             _check_digest(one.key, path)
-        samples, bounds = Fingerprint(SAMPLE_COLUMNS), Bounds()
+        samples, bounds = Fingerprint(_stated(one, path)), Bounds()
         for table in self._rows(one.key, path):
             for batch in table.to_batches():
                 self.tally.read.update(batch)
@@ -165,16 +166,26 @@ class Source:
         for batch in batches():
             runs.add(pa.Table.from_batches([batch]))
         for table in rechunked(runs.merged(), ROW_GROUP_ROWS):
-            yield table.cast(STATS_SCHEMA)
+            yield table.select(STATS_SCHEMA.names).cast(STATS_SCHEMA)
 
     def _rows(self, key: str, path: Path) -> Iterator[pa.Table]:
         try:
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     table = conformed(file.read_row_group(group))
-                    yield table.rename_columns(STATS_SCHEMA.names)
+                    yield table.rename_columns([*SAMPLE_COLUMNS, "seq"])
         except UNDECODABLE as error:
             raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
+
+
+def _stated(one: Input, path: Path) -> tuple[str, ...]:
+    """The columns that the file's fingerprint covers."""
+    if one.file is None:
+        return SAMPLE_COLUMNS
+    try:
+        return stated_columns(pq.read_metadata(path).metadata or {})
+    except UNREADABLE as error:
+        raise CorruptObject(f"{one.key} cannot be rewritten: {error}", path=one.key) from error
 
 
 def _check_digest(key: str, path: Path) -> None:

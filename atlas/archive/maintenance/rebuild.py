@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from atlas.archive.export.samples import SAMPLE_COLUMNS, Bounds, read_back
+from atlas.archive.export.samples import Bounds, read_back
 from atlas.archive.fencing.epoch import adopt_vault
 from atlas.archive.maintenance.fsck import owner_of, stored
 from atlas.db import Database
@@ -22,6 +22,7 @@ from atlas.repositories.ledger.files import FileFacts, NewFile
 from atlas.repositories.ledger.rebuild import FoundFile, LedgerRebuilding
 from atlas.tables.fingerprint import Fingerprint, rows_fingerprint
 from atlas.tables.parquet import ROW_GROUP_ROWS
+from atlas.tables.sample import stated_columns
 from atlas.types import Dataset, ObjectInfo, ObjectStore, Progress
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
@@ -141,7 +142,7 @@ def _examine(store: ObjectStore, info: ObjectInfo, folder: Path) -> FoundFile:
                 ids["max"],
             )
         else:
-            samples, seen = Fingerprint(SAMPLE_COLUMNS), Bounds()
+            samples, seen = Fingerprint(stated_columns(file.metadata.metadata or {})), Bounds()
             for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
                 samples.update(batch)
                 seen.see(batch)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from atlas.archive.export.samples import SAMPLE_COLUMNS, Bounds, file_sha256, verify_samples
+from atlas.archive.export.samples import Bounds, file_sha256, verify_samples
 from atlas.archive.maintenance.inputs import Input, Source
 from atlas.archive.session import Steps, object_key
 from atlas.errors import CorruptObject, VerificationFailed
@@ -23,7 +23,8 @@ from atlas.logging import get_logger
 from atlas.repositories.ledger.files import FileFacts, FileRecord, NewFile
 from atlas.repositories.ledger.swap import Replacement
 from atlas.tables.fingerprint import Fingerprint
-from atlas.tables.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
+from atlas.tables.parquet import ROW_GROUP_ROWS, open_writer
+from atlas.tables.sample import SAMPLE_COLUMNS, STATS_SCHEMA, stated_in_footer
 from atlas.types import Dataset
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
@@ -267,7 +268,11 @@ class _Output:
                 bounds.see_sorted(table)
                 table = next(rest, None)
             writer.add_key_value_metadata(
-                {"atlas.rows": str(samples.rows), "atlas.fingerprint": samples.hex}
+                {
+                    **stated_in_footer(),
+                    "atlas.rows": str(samples.rows),
+                    "atlas.fingerprint": samples.hex,
+                }
             )
         self.facts = FileFacts(
             samples.rows,

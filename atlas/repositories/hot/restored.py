@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.models import ArchivePin
 from atlas.repositories.erasure import NOT_FORGOTTEN
+from atlas.tables.sample import COUNTERS, SAMPLE_COLUMNS, SAMPLE_SQL
 
-_COLUMNS = ("video_id", "timestamp", "views", "likes", "comment_count")
-_NAMES = ", ".join(_COLUMNS)
+_SAME = " AND ".join(f"h.{name} IS NOT DISTINCT FROM c.{name}" for name in COUNTERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ class StagedSamples:
         connection = await (await self.session.connection()).get_raw_connection()
         driver = connection.driver_connection
         assert driver is not None
-        columns = [samples[name].to_pylist() for name in _COLUMNS]
+        columns = [samples[name].to_pylist() for name in SAMPLE_COLUMNS]
         await driver.copy_records_to_table(
-            "staged_samples", records=list(zip(*columns, strict=True)), columns=_COLUMNS
+            "staged_samples", records=list(zip(*columns, strict=True)), columns=SAMPLE_COLUMNS
         )
 
     async def insert_missing(self) -> int:
@@ -91,8 +91,8 @@ class StagedSamples:
         """
         inserted = await self.session.scalars(
             text(
-                f"WITH inserted AS (INSERT INTO video_stats_log ({_NAMES}) "
-                f"SELECT {_NAMES} FROM staged_samples WHERE {NOT_FORGOTTEN} "
+                f"WITH inserted AS (INSERT INTO video_stats_log ({SAMPLE_SQL}) "
+                f"SELECT {SAMPLE_SQL} FROM staged_samples WHERE {NOT_FORGOTTEN} "
                 "ORDER BY video_id, timestamp ON CONFLICT DO NOTHING RETURNING 1) "
                 "SELECT count(*) FROM inserted"
             )
@@ -117,8 +117,7 @@ class StagedSamples:
             text(
                 "WITH deleted AS (DELETE FROM video_stats_log h USING staged_samples c "
                 "WHERE (h.video_id, h.timestamp) = (c.video_id, c.timestamp) "
-                "AND (h.views, h.likes, h.comment_count) "
-                "IS NOT DISTINCT FROM (c.views, c.likes, c.comment_count) RETURNING 1) "
+                f"AND {_SAME} RETURNING 1) "
                 "SELECT count(*) FROM deleted"
             )
         )

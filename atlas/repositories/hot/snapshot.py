@@ -21,6 +21,7 @@ from atlas.db.arrow import ArrowConnection
 from atlas.db.sql import identifier, literal
 from atlas.repositories.erasure import FORGOTTEN, NOT_FORGOTTEN
 from atlas.repositories.hot.partitions import BOUNDS
+from atlas.tables.sample import SAMPLE, SAMPLE_SQL
 from atlas.types import check_id, utc
 
 #: Orders the tiers where one sample is in several: hot above sealed above cold, then the higher seq.
@@ -28,14 +29,7 @@ HOT_PRIORITY = 1 << 62
 SEALED_PRIORITY = 1 << 61
 
 HOT_SCHEMA = pa.schema(
-    [
-        ("video_id", pa.string()),
-        ("timestamp", pa.timestamp("us", "UTC")),
-        ("views", pa.int64()),
-        ("likes", pa.int64()),
-        ("comment_count", pa.int64()),
-        ("priority", pa.int64()),
-    ]
+    [*((column.name, column.arrow) for column in SAMPLE), ("priority", pa.int64())]
 )
 
 
@@ -170,7 +164,7 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
                 known = None if erasing else rows
                 files.append(ColdFile(key, vault, first, last, known, size, in_ledger=True))
         query = " UNION ALL ".join(
-            "SELECT video_id, timestamp, views, likes, comment_count, "
+            f"SELECT {SAMPLE_SQL}, "
             f"{priority}::bigint AS priority FROM {identifier(name)} "
             f"WHERE {selection.sql()} AND {NOT_FORGOTTEN}"
             for name, priority in sources

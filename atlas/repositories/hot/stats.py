@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -14,39 +15,44 @@ from atlas.logging import get_logger
 from atlas.parsing import MAX_COUNTER
 from atlas.repositories.base import Repository, chunks
 from atlas.repositories.erasure import FORGOTTEN
+from atlas.tables.sample import COUNTERS, SAMPLE, SAMPLE_COLUMNS, SAMPLE_SQL
 from atlas.types import Sample, check_id, utc
 
 log = get_logger(__name__)
 
 #: No sample is older: a time before it is a mistake, and would make a partition of its own.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-COUNTERS = ("views", "likes", "comment_count")
 
 #: From so many rows on COPY is tried first: 0.7 of the speed of plain COPY, where the upsert has 0.3.
 #: (COPY into a temporary table and an upsert from there was no quicker than the upsert alone.)
 _COPY_FROM = 500
 
-_UPSERT = text("""
-    INSERT INTO video_stats_log (video_id, timestamp, views, likes, comment_count)
-    SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:timestamps AS timestamptz[]),
-                         CAST(:views AS bigint[]), CAST(:likes AS bigint[]),
-                         CAST(:comment_counts AS bigint[]))
-    ON CONFLICT (video_id, timestamp) DO UPDATE
-    SET views = excluded.views, likes = excluded.likes, comment_count = excluded.comment_count
-    """)
+_ARRAYS = ", ".join(f"CAST(:{column.name} AS {column.sql}[])" for column in SAMPLE)
+_REPLACE = "ON CONFLICT (video_id, timestamp) DO UPDATE SET " + ", ".join(
+    f"{name} = excluded.{name}" for name in COUNTERS
+)
+_UPSERT = text(
+    f"INSERT INTO video_stats_log ({SAMPLE_SQL}) SELECT * FROM unnest({_ARRAYS}) {_REPLACE}"
+)
 
-#: As part of a statement: writes the samples of ``report(video_id, timestamp, views, likes,
-#: comment_count)`` whose ids are ``held(key)``. No timestamp: no sample.
+#: As part of a statement: writes the samples of ``report``, which has their columns, whose ids are
+#: ``held(key)``. No timestamp: no sample.
 INSERT_SAMPLES = f"""
-    INSERT INTO video_stats_log (video_id, timestamp, views, likes, comment_count)
-    SELECT r.video_id, r.timestamp, r.views, r.likes, r.comment_count
+    INSERT INTO video_stats_log ({SAMPLE_SQL})
+    SELECT {", ".join(f"r.{name}" for name in SAMPLE_COLUMNS)}
     FROM report r JOIN held ON held.key = r.video_id
     WHERE r.timestamp IS NOT NULL AND r.video_id NOT IN (SELECT video_id {FORGOTTEN})
     ORDER BY r.video_id, r.timestamp
-    ON CONFLICT (video_id, timestamp) DO UPDATE
-    SET views = excluded.views, likes = excluded.likes, comment_count = excluded.comment_count
+    {_REPLACE}
     """
+#: A sample's columns and types, for records from JSON.
+RECORD_COLUMNS = ", ".join(
+    f"{column.name} {column.sql}" + (' COLLATE "C"' if column.sql == "text" else "")
+    for column in SAMPLE
+)
+COUNTER_COLUMNS = ", ".join(f"{name} bigint" for name in COUNTERS)
 
+_VALUES = operator.attrgetter(*SAMPLE_COLUMNS)
 _ANY_FORGOTTEN = text(f"SELECT EXISTS (SELECT {FORGOTTEN})")
 _FORGOTTEN_AMONG = text(f"SELECT video_id {FORGOTTEN} AND video_id = ANY(CAST(:ids AS text[]))")
 
@@ -70,13 +76,7 @@ class Stats(Repository):
                 continue
             await self.session.execute(
                 _UPSERT,
-                {
-                    "ids": [sample.video_id for sample in part],
-                    "timestamps": [sample.timestamp for sample in part],
-                    "views": [sample.views for sample in part],
-                    "likes": [sample.likes for sample in part],
-                    "comment_counts": [sample.comment_count for sample in part],
-                },
+                {name: [getattr(sample, name) for sample in part] for name in SAMPLE_COLUMNS},
             )
         return len(newest)
 
@@ -95,15 +95,12 @@ class Stats(Repository):
 
     async def _copied(self, samples: Sequence[Sample]) -> bool:
         """Write samples by COPY, or nothing and False if one of them is there already."""
-        rows = [
-            (one.video_id, one.timestamp, one.views, one.likes, one.comment_count)
-            for one in samples
-        ]
+        rows = [_VALUES(one) for one in samples]
         try:
             async with self.session.begin_nested():
                 connection = await (await self.session.connection()).get_raw_connection()
                 await connection.driver_connection.copy_records_to_table(  # type: ignore[union-attr]  # asyncpg's
-                    "video_stats_log", records=rows, columns=("video_id", "timestamp", *COUNTERS)
+                    "video_stats_log", records=rows, columns=SAMPLE_COLUMNS
                 )
         except asyncpg.UniqueViolationError:
             return False
@@ -141,8 +138,7 @@ def checked(samples: Sequence[Sample], latest: datetime) -> dict[tuple[str, date
                 value=moment,
                 hint=f"samples lie between {EARLIEST:%Y} and a day ahead of the database's clock",
             )
-        check_counter(sample.views, "views", row)
-        check_counter(sample.likes, "likes", row)
-        check_counter(sample.comment_count, "comment_count", row)
+        for name in COUNTERS:
+            check_counter(getattr(sample, name), name, row)
         newest[video_id, moment] = sample
     return newest

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +17,7 @@ from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.ingest import record_samples
 from atlas.reader import StatsReader
+from atlas.tables.sample import stated_columns
 from atlas.types import Sample
 from atlas.vault import LocalVault
 from tests.support import format_1
@@ -22,6 +27,7 @@ from tests.support.sql import fetch
 
 FIRST = datetime(2026, 1, 10, tzinfo=UTC)
 WEEK = timedelta(days=7)
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -101,3 +107,44 @@ async def test_its_ledger_is_made_again_from_the_files(vault: LocalVault, empty:
     assert (await archiver.compact()).failed == ()
     assert await visible(empty, vault) == format_1.expected()
     assert await archiver.fsck(deep=True) == []
+
+
+async def test_a_column_that_comes_later_leaves_old_files_good_for_everything(
+    database_url: str, postgres_server: Server, migrated_template: str, tmp_path: Path
+) -> None:
+    other = postgres_server.create(migrated_template)
+    child = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "tests.support.children.wider_child", other, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    postgres_server.drop(other)
+    assert child.stdout.endswith("whole\n"), child.stderr[-4_000:]
+
+
+async def test_files_name_their_columns_format_and_field_ids(
+    database: Database, vault: LocalVault, tmp_path: Path
+) -> None:
+    late = Sample("video-2", FIRST + timedelta(hours=7), views=2)
+    await record_samples(database, [late])
+    await Archiver(database, vault).run(WEEK)
+    vault.append_metrics([{"video_id": "V", "timestamp": FIRST}])
+    for key, ids in (("video_stats", range(1, 7)), ("metrics", range(1, 8))):
+        path = max(
+            (tmp_path / "vault" / key).rglob("*.parquet"), key=lambda one: one.stat().st_mtime
+        )
+        with pq.ParquetFile(path) as file:
+            footer, schema = file.metadata.metadata, file.schema_arrow
+        assert footer[b"atlas.format"] == b"2"
+        assert footer[b"atlas.columns"] == b"video_id,timestamp,views,likes,comment_count"
+        found = [int(field.metadata[b"PARQUET:field_id"]) for field in schema]
+        assert found == list(ids)
+
+
+@pytest.mark.parametrize("columns", [b"video_id,timestamp,dislikes", b"views", b"\xff"])
+def test_columns_of_a_later_version_are_refused_not_lost(columns: bytes) -> None:
+    with pytest.raises(ValueError):
+        stated_columns({b"atlas.columns": columns, b"atlas.format": b"9"})
