@@ -10,6 +10,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from atlas.db import Database
+from atlas.db.migrations import RENAMED
 from atlas.models import Base
 
 #: How long a migration waits for a lock before it gives way to the writers behind it.
@@ -47,7 +48,18 @@ def migrate(connection: Connection) -> None:
         # one migrator at a time; waiting for the turn is not what the timeout is for
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('atlas.migrations'))"))
         connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        rename_revisions(connection)
         context.run_migrations()
+
+
+def rename_revisions(connection: Connection) -> None:
+    """Write the id of today into a database that carries the old id of a revision."""
+    if connection.scalar(text("SELECT to_regclass(current_schema() || '.alembic_version')")):
+        for old, new in RENAMED.items():
+            connection.execute(
+                text("UPDATE alembic_version SET version_num = :new WHERE version_num = :old"),
+                {"old": old, "new": new},
+            )
 
 
 async def connect_and_migrate() -> None:

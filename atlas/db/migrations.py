@@ -25,6 +25,14 @@ from atlas.errors import ConfigurationError, MigrationsPending
 #: its own, because a task of the same loop could not be waited for.
 _mutex = threading.Lock()
 
+#: Revisions that had other ids in Atlas 0.1, old id to new: databases may still carry the old one.
+RENAMED = {
+    "20261123": "2026_11_23_initial",
+    "20261123b": "2026_11_23_archive_upkeep",
+    "20261123c": "2026_11_24_work",
+    "20261123d": "2026_11_24_stats_claim",
+}
+
 
 def folder() -> Path:
     """Where the revisions are. Raises `ConfigurationError` where they were not installed."""
@@ -111,7 +119,8 @@ def _run_step(connection: Connection, step: Any, revision: str) -> None:
 def _current(connection: Connection) -> str | None:
     schema = connection.scalar(text("SELECT current_schema()"))
     context = MigrationContext.configure(connection, opts={"version_table_schema": schema})
-    return context.get_current_revision()
+    found = context.get_current_revision()
+    return None if found is None else RENAMED.get(found, found)
 
 
 def _refuse_tables_without_version(connection: Connection) -> None:

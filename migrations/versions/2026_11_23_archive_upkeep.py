@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "20261123b"
-down_revision = "20261123"
+revision = "2026_11_23_archive_upkeep"
+down_revision = "2026_11_23_initial"
 branch_labels = None
 depends_on = None
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "20261123"
+revision = "2026_11_23_initial"
 down_revision = None
 branch_labels = None
 depends_on = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "20261123d"
-down_revision = "20261123c"
+revision = "2026_11_24_stats_claim"
+down_revision = "2026_11_24_work"
 branch_labels = None
 depends_on = None
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "20261123c"
-down_revision = "20261123b"
+revision = "2026_11_24_work"
+down_revision = "2026_11_23_archive_upkeep"
 branch_labels = None
 depends_on = None
 

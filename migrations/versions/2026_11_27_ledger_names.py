@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "2026_11_27_ledger_names"
-down_revision = "20261123d"
+down_revision = "2026_11_24_stats_claim"
 branch_labels = None
 depends_on = None
 

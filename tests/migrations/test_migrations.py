@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,7 +38,10 @@ PLAIN_INSERTS = {
 
 
 def dump(server: Server, url: str) -> str:
-    """The schema of a database without what differs from dump to dump."""
+    """The schema of a database without what differs from dump to dump, and without the order of columns.
+
+    A column that a later revision adds comes last in a migrated table, wherever its model names it.
+    """
     text_ = server.pg_dump(
         url,
         "--schema-only",
@@ -46,7 +50,30 @@ def dump(server: Server, url: str) -> str:
         "--exclude-table=*_p20*",
     )
     lines = (line for line in text_.splitlines() if line and not line.startswith(("--", "\\")))
-    return "\n".join(lines)
+    return "\n".join(columns_sorted(lines))
+
+
+def columns_sorted(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a dump, those inside of each CREATE TABLE in the order of the alphabet."""
+    columns: list[str] | None = None
+    for line in lines:
+        if columns is None:
+            yield line
+            columns = [] if line.startswith("CREATE TABLE") and line.endswith("(") else None
+        elif line.startswith(")"):
+            yield from sorted(columns)
+            yield line
+            columns = None
+        else:
+            columns.append(line.removesuffix(","))
+
+
+def test_the_order_of_columns_is_no_difference_and_everything_else_is() -> None:
+    one = ["CREATE TABLE a (", "    b integer,", "    c text NOT NULL", ");", "ALTER TABLE a;"]
+    other = ["CREATE TABLE a (", "    c text NOT NULL,", "    b integer", ");", "ALTER TABLE a;"]
+    assert [*columns_sorted(one)] == [*columns_sorted(other)]
+    for at in (1, 2, 4):
+        assert [*columns_sorted(one)] != [*columns_sorted([*other[:at], "else", *other[at + 1 :]])]
 
 
 async def make_partition(database: Database) -> None:
@@ -147,10 +174,32 @@ async def test_a_database_newer_than_the_code_is_told_apart(database: Database) 
         await migrations.upgrade(database)
 
 
+@pytest.mark.parametrize(("old", "new"), migrations.RENAMED.items())
+async def test_a_database_that_carries_the_old_id_of_a_revision_is_upgraded_from_there(
+    old: str, new: str, empty_database_url: str
+) -> None:
+    database = Database(empty_database_url)
+    await migrations.upgrade(database, new)
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = :old"), {"old": old})
+    assert await migrations.current(database) == new
+    with pytest.raises(MigrationsPending, match=f"the database is at {new}"):
+        await migrations.check(database)
+    await migrations.upgrade(database)
+    assert await migrations.check(database) == migrations.head()
+    async with database.session() as session:
+        found = await session.scalar(text("SELECT version_num FROM alembic_version"))
+    assert found == migrations.head()
+    await database.close()
+
+
 def test_there_is_one_head_and_files_are_dated() -> None:
     scripts = ScriptDirectory.from_config(checkout_config())
     assert len(scripts.get_heads()) == 1
     assert scripts.get_current_head() == migrations.head()
+    assert [one.revision for one in scripts.walk_revisions()] == [
+        Path(one.path).stem for one in scripts.walk_revisions()
+    ]
     names = [path.name for path in (CHECKOUT / "migrations" / "versions").glob("*.py")]
     assert names
     assert [name for name in names if not re.fullmatch(r"\d{4}_\d\d_\d\d_\w+\.py", name)] == []
