@@ -2,12 +2,13 @@
 
 Usage: python -m benchmarks [archive|ingest|claims|import|encodings|read ...] [--rows N] [--days N]
        python -m benchmarks claims [--entries N N ...]
+       python -m benchmarks keys
        python -m benchmarks memory
        python -m benchmarks vaults [--rows N] [--documents N]
        python -m benchmarks month [--rows N]
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
-``memory``, ``vaults``, ``month`` and ``retention`` take minutes and run only when they are named.
+``keys``, ``memory``, ``vaults``, ``month`` and ``retention`` take minutes and run only when they are named.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ from rich.table import Table
 from atlas.config import Settings
 from atlas.db import Database
 from atlas.logging import configure
-from benchmarks import archiving, encodings, importing, memory, month, reading, retention, vaults
+from benchmarks import (
+    archiving,
+    encodings,
+    importing,
+    keys,
+    memory,
+    month,
+    reading,
+    retention,
+    vaults,
+)
 from benchmarks.support import Result, scratch_database
 from benchmarks.workers import claiming, ingesting, scheduling
 
@@ -59,7 +70,7 @@ def main() -> None:
         "names",
         nargs="*",
         metavar="SUITE",
-        help=", ".join([*SUITES, "memory", "vaults", "month", "retention"]),
+        help=", ".join([*SUITES, "keys", "memory", "vaults", "month", "retention"]),
     )
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the archive run")
     load = retention.Load()
@@ -91,6 +102,7 @@ def main() -> None:
         "read": functools.partial(reading.measure, days=arguments.days or 60),
         "scheduling": functools.partial(scheduling.measure, images=arguments.images),
         "claims": functools.partial(claiming.measure, entries=arguments.entries),
+        "keys": keys.measure,
         "memory": memory.measure,
         "vaults": functools.partial(vaults.measure, documents=arguments.documents),
         "month": month.measure,

@@ -21,8 +21,8 @@ from atlas.cli.commands import (
     endpoints,
     events,
     importing,
+    keys,
     reading,
-    services,
     vault,
     work,
 )
@@ -85,6 +85,7 @@ def prepare(
 app.add_typer(database.app, name="db")
 app.add_typer(vault.app, name="vault")
 app.add_typer(work.app, name="work")
+app.add_typer(keys.app, name="keys")
 events.app.add_typer(endpoints.endpoints, name="endpoints")
 events.app.add_typer(endpoints.route, name="route")
 app.add_typer(events.app, name="events")
@@ -95,7 +96,6 @@ app.command("janitor")(archiving.janitor)
 app.command("history")(reading.history)
 app.command("status")(reading.status)
 app.command("doctor")(doctor.doctor)
-app.command("keys")(services.keys)
 
 
 def exit_code(error: AtlasError) -> int:

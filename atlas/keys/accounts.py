@@ -236,7 +236,8 @@ class Accounts:
 
     def pace(self, key: ApiKey) -> Pace:
         """How fast the key's project may be asked."""
-        return self._paces.setdefault(identify(key).project, Pace())
+        project = identify(key).project
+        return self._paces.get(project) or self._paces.setdefault(project, Pace())
 
     def weight(self, key: ApiKey, bucket: str) -> tuple[float, float, int]:
         """Sorts keys by preference: without a wait, without a queue, least spent."""

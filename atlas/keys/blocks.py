@@ -57,6 +57,17 @@ class Claim:
     in_flight: int
     taken: int
     need: int
+    wanted: int
+
+
+def _order(block: Block) -> tuple[str, str, date]:
+    return block.project, block.bucket, block.day
+
+
+def _claim(block: Block, *, last: bool) -> Claim:
+    wanted = sum(units for _, _, units in block.waiting)
+    need = 0 if last else block.need
+    return Claim(block, block.spent, block.settled, block.in_flight, block.taken, need, wanted)
 
 
 class Blocks:
@@ -139,16 +150,11 @@ class Blocks:
                 if block.day != today:
                     self._retire(key, block)
             self._past = [one for one in self._past if one.in_flight or one.spent > one.settled]
+            # in one order, because behind a pooler they are settled in one transaction
+            blocks = sorted([*self._current.values(), *self._past], key=_order)
             return [
-                Claim(
-                    one,
-                    one.spent,
-                    one.settled,
-                    one.in_flight,
-                    one.taken,
-                    0 if everything else one.need,
-                )
-                for one in [*self._current.values(), *self._past]
+                _claim(one, last=everything)
+                for one in blocks
                 if everything or self._is_due(one, now)
             ]
 

@@ -113,11 +113,15 @@ async def _supervise(
     if not ending.is_set():
         signal.cancel()
         return await program
-    deadline = asyncio.get_running_loop().time() + grace
-    await _finish(signal, deadline)
+    await _finish(signal, grace)
+    # the program first: it cancels what it started, and a second cancellation would cut clean-up short
+    if not program.done():
+        program.cancel("the API keys are spent")
+        await asyncio.wait({program}, timeout=grace)
     for task in _others(signal):
-        task.cancel("the API keys are spent")
-    await _finish(signal, deadline + grace)
+        if not task.cancelling():
+            task.cancel("the API keys are spent")
+    await _finish(signal, grace)
     if not program.cancelled() and program.done() and (error := program.exception()) is not None:
         raise error
     raise SystemExit(0)
@@ -127,8 +131,9 @@ def _others(signal: asyncio.Task[Any]) -> set[asyncio.Task[Any]]:
     return asyncio.all_tasks() - {asyncio.current_task(), signal}
 
 
-async def _finish(signal: asyncio.Task[Any], deadline: float) -> None:
+async def _finish(signal: asyncio.Task[Any], seconds: float) -> None:
     """Wait until no other task is left, those included that the others start meanwhile."""
+    deadline = asyncio.get_running_loop().time() + seconds
     while tasks := _others(signal):
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:

@@ -21,7 +21,7 @@ from atlas.logging import get_logger
 
 __all__ = ["KeyRing", "split"]
 
-#: Requests for which a chosen key is kept.
+#: Requests for which a chosen key is kept, at least.
 _CHOICE_USES = 50
 
 log = get_logger(__name__)
@@ -135,8 +135,8 @@ class KeyRing:
     def choose(self, bucket: str) -> ApiKey | None:
         """The usable key for a request: without a wait if there is one, of the least spent project.
 
-        Kept for `_CHOICE_USES` requests, or until something is learnt, so that the cost does not grow with
-        the number of keys.
+        Kept for `_CHOICE_USES` requests (five for each key of a long ring), or until something is learnt, so
+        that the cost does not grow with the number of keys.
         """
         accounts = self.accounts
         choice = self._choices.get(bucket)
@@ -150,7 +150,8 @@ class KeyRing:
         weights = {key: accounts.weight(key, bucket) for key in usable}
         key = min(usable, key=weights.__getitem__)
         # a project that waits is weighed anew each time
-        left = 0 if any(wait or queue for wait, queue, _ in weights.values()) else _CHOICE_USES
+        waits = any(wait or queue for wait, queue, _ in weights.values())
+        left = 0 if waits else max(_CHOICE_USES, 5 * self.size)
         self._choices[bucket] = _Choice(key, version, left)
         return key
 

@@ -25,7 +25,7 @@ from atlas.keys.accounts import Accounts
 from atlas.keys.blocks import Claim
 from atlas.keys.breaker import LONGEST, OPEN_FOR, PROBE_SECONDS
 from atlas.logging import get_logger
-from atlas.repositories.keys import KeyLedger
+from atlas.repositories.keys import Grant, KeyLedger
 
 __all__ = ["Sharing", "default_accounts"]
 
@@ -166,7 +166,8 @@ class Sharing:
                 await self.step()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._pause())
-            await self.step(everything=True)
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending: no new connection
+                await self.step(everything=True)
         finally:
             await self._database.close()
 
@@ -184,13 +185,14 @@ class Sharing:
     async def _step(self, everything: bool) -> None:
         rests, refusals = self.accounts.unshare()
         circuits = dict(self.accounts.breakers.unshared)
+        snapshot = None
         try:
             async with asyncio.timeout(STEP_TIMEOUT), self._database.autocommit() as session:
                 ledger = KeyLedger(session)
                 if rests:
                     await ledger.rest(rests)
-                for claim in self.accounts.blocks.due(everything=everything):
-                    await self._settle(ledger, claim)
+                claims = self.accounts.blocks.due(everything=everything)
+                grants = [await self._settle(ledger, claim) for claim in claims]
                 for project, bucket in refusals:
                     limit = self.accounts.buckets[bucket].limit
                     await ledger.refused(project, bucket, self.accounts.today(), limit)
@@ -199,21 +201,29 @@ class Sharing:
                         await ledger.open_breaker(endpoint, OPEN_FOR, LONGEST, self._now())
                     else:
                         await ledger.close_breaker(endpoint)
-                    self.accounts.breakers.shared(endpoint, opens)
-                now = time.monotonic()
-                if everything or rests or now - self._read_at >= REFRESH_SECONDS or self._at:
-                    self.accounts.learn(await ledger.snapshot(self._now()))
-                    self._read_at = time.monotonic()
+                is_due = time.monotonic() - self._read_at >= REFRESH_SECONDS
+                if everything or rests or circuits or is_due or self._at:
+                    snapshot = await ledger.snapshot(self._now())
                 if not self._pruned:
                     await ledger.prune(at=self._now())
                     self._pruned = True
         except (AtlasError, OSError) as error:  # TimeoutError is an OSError
             self.accounts.reshare(rests, refusals)
             self._lose(error)
-        else:
-            self._find_again()
+            return
+        # behind a pooler all of it was one transaction: only now it is sure
+        self._find_again()
+        for endpoint, opens in circuits.items():
+            self.accounts.breakers.shared(endpoint, opens)
+        if snapshot is not None:
+            self.accounts.learn(snapshot)
+            self._read_at = time.monotonic()
+        for claim, (grant, asked_at) in zip(claims, grants, strict=True):
+            block = claim.block
+            self.accounts.learn_usage(block.project, block.bucket, grant.usage)
+            self.accounts.blocks.granted(claim, grant.units, asked_at)
 
-    async def _settle(self, ledger: KeyLedger, claim: Claim) -> None:
+    async def _settle(self, ledger: KeyLedger, claim: Claim) -> tuple[Grant, float]:
         block = claim.block
         bucket = self.accounts.buckets.get(block.bucket)
         asked_at = time.monotonic()
@@ -226,11 +236,11 @@ class Sharing:
             settled=claim.settled,
             in_flight=claim.in_flight,
             need=claim.need,
+            wanted=claim.wanted,
             limit=bucket.limit if bucket is not None else 1,
             at=self._now(),
         )
-        self.accounts.learn_usage(block.project, block.bucket, grant.usage)
-        self.accounts.blocks.granted(claim, grant.units, asked_at)
+        return grant, asked_at
 
     def _now(self) -> datetime | None:
         return self._at() if self._at is not None else None

@@ -54,7 +54,8 @@ _SETTLE = text(f"""
             'u', CAST(:in_flight AS bigint) + CASE
                 WHEN CAST(:need AS bigint) = 0 OR q.refused OR q.day <> c.today THEN 0
                 WHEN c.room - l.leased >= :need
-                    THEN greatest(:need, least({BLOCK}, (c.room - l.leased) / (4 * (l.live + 1))))
+                    THEN greatest(:need, least(greatest({BLOCK}, CAST(:wanted AS bigint)),
+                        (c.room - l.leased) / (4 * (l.live + 1))))
                 WHEN l.leased + :in_flight + :need
                     <= greatest(:need, c.spent + c.external - CAST(:limit AS bigint)) THEN :need
                 ELSE 0 END))
@@ -187,12 +188,14 @@ class KeyLedger(Repository):
         in_flight: int,
         need: int,
         limit: int,
+        wanted: int = 0,
         at: datetime | None = None,
     ) -> Grant:
         """Count what ``holder`` spent in ``day`` and lease it a block of at least ``need`` units (0: none).
 
         ``total`` is what it spent that day in all, ``settled`` how much of that was acknowledged: a repeated
-        settlement counts once. ``in_flight`` units stay leased. The lease ends after `LEASE_SECONDS`.
+        settlement counts once. ``in_flight`` units stay leased. Where more than a block is ``wanted``,
+        that much is granted, if a fair share allows it. The lease ends after `LEASE_SECONDS`.
         """
         values = {
             "project": project,
@@ -203,6 +206,7 @@ class KeyLedger(Repository):
             "settled": settled,
             "in_flight": in_flight,
             "need": need,
+            "wanted": wanted,
             "limit": limit,
             "at": at,
         }
