@@ -87,6 +87,8 @@ async def check(database: Database) -> str:
 
 
 async def _run(database: Database, step: Any, revision: str) -> None:
+    revision = RENAMED.get(revision, revision)
+
     def work() -> None:
         with _mutex:
             asyncio.run(_run_in_own_loop(database, step, revision))

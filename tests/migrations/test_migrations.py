@@ -269,7 +269,7 @@ async def test_events_of_version_0_1_survive_and_what_was_due_stays_due_under_it
     empty_database_url: str,
 ) -> None:
     database = Database(empty_database_url)
-    await migrations.upgrade(database, "20261123d")
+    await migrations.upgrade(database, "2026_11_24_stats_claim")
     made = datetime(2026, 11, 20, 11, 22, 33, 123457, tzinfo=UTC)
     async with database.transaction() as session:
         for name, due, attempts, delivered in (
@@ -311,7 +311,7 @@ async def test_events_of_version_0_1_survive_and_what_was_due_stays_due_under_it
             ("given up", "default", f"evt_3_{stamp}", 10, False, False),
             ("delivered", "default", f"evt_4_{stamp}", 1, False, True),
         ]
-    await migrations.downgrade(database, "20261123d")
+    await migrations.downgrade(database, "2026_11_24_stats_claim")
     async with database.session() as session:
         back = await session.execute(
             text(
