@@ -18,8 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.archive.archiver import Archiver
 from atlas.archive.budget import HotTier, hot_tier
 from atlas.archive.export.videos import verify_videos, write_videos
-from atlas.archive.fencing.epoch import advance_epoch
-from atlas.archive.fencing.lock import archiver_lock
+from atlas.archive.jobs import begin_job
 from atlas.archive.session import Steps, object_key
 from atlas.config import get_settings
 from atlas.db import Database, db
@@ -173,10 +172,7 @@ class Janitor:
     async def _archive_and_delete(self, cutoff: datetime) -> int:
         vault = self._vault or get_vault()
         store = vault.store
-        async with archiver_lock(self.database, wait=True) as fence:
-            control = await advance_epoch(self.database, store, fence)
-            steps = Steps(self.database, store, control, fence)
-            await self._abandon_unfinished(steps)
+        async with begin_job(self.database, store, wait=True) as steps:
             async with self.database.transaction(read_only=True) as session:
                 doomed = await _doomed(session, cutoff, safe_only=True).read()
             # marked as safe when it was on this machine's disk: the store has to have it
@@ -200,20 +196,6 @@ class Janitor:
                 return await _doomed(session, cutoff, safe_only=True).delete(videos)
 
             return await steps.live(file, delete) or 0
-
-    async def _abandon_unfinished(self, steps: Steps) -> None:
-        """Files of a run that died: their rows were not deleted, and will be written again."""
-        async with self.database.transaction() as session:
-            ledger = await steps.ledger(session)
-            left = [file for file in await ledger.open_files() if file.dataset == Dataset.VIDEOS]
-        if not left:
-            return
-        # the objects first: one that cannot be read has no owner's mark, and clean-up would leave it
-        await offload(steps.store.delete, [file.object_key for file in left])
-        async with self.database.transaction() as session:
-            ledger = await steps.ledger(session)
-            for file in left:
-                await ledger.abandon(file.id)
 
     async def _announce(self, steps: Steps) -> FileRecord:
         async with self.database.transaction() as session:

@@ -28,6 +28,14 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "archive_exported": LogEvent(
         "debug", "key rows", "A sealed table was written to a local file."
     ),
+    "archive_file_unreadable": LogEvent(
+        "error", "key error", "A file of the ledger could not be searched for forgotten ids."
+    ),
+    "archive_files_taken_in": LogEvent(
+        "warning",
+        "files replaced missing left",
+        "The vault held files that the ledger did not name, or a job that died was settled.",
+    ),
     "archive_heartbeat_failed": LogEvent(
         "warning",
         "error",
@@ -41,6 +49,14 @@ LOG_EVENTS: dict[str, LogEvent] = {
     ),
     "archive_object_found": LogEvent(
         "info", "key", "An object to be created was there already: an earlier answer had been lost."
+    ),
+    "archive_output_damaged": LogEvent(
+        "error",
+        "key why",
+        "An output of a job that died is damaged, and what it was made from is gone; it is left alone.",
+    ),
+    "archive_output_settled": LogEvent(
+        "info", "key live why", "An output of a job that died counts from now on, or was given up."
     ),
     "archive_outputs_abandoned": LogEvent(
         "info",
@@ -93,6 +109,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
     ),
     "document_spooled": LogEvent("debug", "key", "A document waits on this machine's disk."),
     "documents_delivered": LogEvent("debug", "files", "Waiting documents reached the vault."),
+    "erasures_read": LogEvent(
+        "info", "records barred", "Records of forgotten ids were read from the vault."
+    ),
     "event_bus_disabled": LogEvent(
         "debug",
         "",
@@ -306,13 +325,20 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "leases_lost": LogEvent(
         "warning", "batch leases keys", "Leases ran out and belong to other workers now."
     ),
-    "ledger_rebuilt": LogEvent(
-        "info", "files skipped", "The ledger was written anew from the files in the vault."
-    ),
     "marked_video_unknown": LogEvent(
         "warning", "video_id fact", "A fact was reported of a video that is not in the database."
     ),
     "metrics_delivered": LogEvent("debug", "files", "Waiting samples reached the vault."),
+    "metrics_not_adopted": LogEvent(
+        "warning",
+        "hint",
+        "Several databases share the vault; appended metrics stay where they are.",
+    ),
+    "metrics_not_erased": LogEvent(
+        "warning",
+        "hint",
+        "Several databases share the vault; appended metrics of forgotten videos stay there, unseen.",
+    ),
     "metrics_not_remembered": LogEvent(
         "debug", "error", "That this vault has appended metrics could not be noted on disk."
     ),
@@ -349,9 +375,6 @@ LOG_EVENTS: dict[str, LogEvent] = {
     ),
     "read_planned": LogEvent(
         "debug", "hot_rows files skipped spans", "A read has chosen its files."
-    ),
-    "rebuild_object_skipped": LogEvent(
-        "warning", "key error", "A rebuild left out an object that it could not read."
     ),
     "released": LogEvent("info", "pins rows kept", "Restored samples were let go."),
     "request_failed": LogEvent(
@@ -392,6 +415,17 @@ LOG_EVENTS: dict[str, LogEvent] = {
     ),
     "task_failed_while_ending": LogEvent(
         "error", "error", "A task failed while its program ended because keys are spent."
+    ),
+    "vault_adopted": LogEvent(
+        "info", "files stale_rows epoch", "A person declared this database to be the vault's."
+    ),
+    "vault_moved": LogEvent(
+        "info",
+        "objects target",
+        "The vault was copied to another place, and the database goes on there.",
+    ),
+    "vault_record_unreadable": LogEvent(
+        "error", "key error", "A record under _atlas/ cannot be read; it has no effect."
     ),
     "vault_unhealthy": LogEvent(
         "warning", "error", "A health check did not get an answer from the vault."

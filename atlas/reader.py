@@ -31,6 +31,7 @@ from atlas.repositories.ledger.files import LedgerReader
 from atlas.types import Dataset, ObjectStore, ReadableStore, check_id
 from atlas.vault import Vault, get_vault
 from atlas.vault.offload import offload
+from atlas.vault.owners import refuse_stranger
 
 __all__ = ["COLUMNS", "StatsReader"]
 
@@ -131,7 +132,7 @@ class StatsReader:
         while await self._has_moved(snapshot, appended):
             # a file adopted and deleted between the snapshot and the listing would be missing in both
             snapshot, appended = await self._look(selection)
-        selection = replace(selection, excluded=snapshot.forgotten)
+        selection = replace(selection, excluded=snapshot.forgotten, erased=snapshot.erased)
         touched = [file for file in appended or () if selection.may_touch(file.first, file.last)]
         spans = into_spans(snapshot, touched)
         log.debug(
@@ -154,6 +155,9 @@ class StatsReader:
                 )
         if await offload(self._is_hot_only, snapshot, selection):
             return snapshot, None
+        if snapshot.is_new:
+            # what it would show is a part: what was archived counts in another database
+            await offload(refuse_stranger, self.store)
         appended = await offload(
             lambda: list(appended_files(self._readable(), Selection(), snapshot.adopted))
         )

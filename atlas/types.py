@@ -76,6 +76,7 @@ class ArchiveState(StrEnum):
     LIVE = "live"
     RETIRED = "retired"
     GONE = "gone"
+    ASIDE = "aside"
 
 
 class AlertLevel(Enum):

@@ -7,8 +7,11 @@ from atlas.archive.maintenance.erasure import ErasedFile, ForgetReceipt
 from atlas.archive.maintenance.fsck import Finding, GarbageReport
 from atlas.archive.maintenance.rebuild import RebuildReport
 from atlas.archive.maintenance.restore import ReleaseReport, RestoreReport
+from atlas.archive.recovery.adoption import AdoptReport
+from atlas.archive.recovery.moving import MoveReport
 
 __all__ = [
+    "AdoptReport",
     "ArchiveReport",
     "Archiver",
     "CompactionReport",
@@ -16,6 +19,7 @@ __all__ = [
     "Finding",
     "ForgetReceipt",
     "GarbageReport",
+    "MoveReport",
     "RebuildReport",
     "ReleaseReport",
     "RestoreReport",

@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from atlas.archive.budget import hot_tier
 from atlas.archive.export.slices import ArchiveReport, Run
-from atlas.archive.fencing.epoch import adopt_vault, advance_epoch
 from atlas.archive.fencing.lock import archiver_lock
+from atlas.archive.jobs import begin_job
 from atlas.archive.maintenance.compaction import (
     TARGET_BYTES,
     CompactionReport,
@@ -26,7 +26,8 @@ from atlas.archive.maintenance.erasure import ForgetReceipt, forget
 from atlas.archive.maintenance.fsck import Finding, GarbageReport, clean_up, compare, stored
 from atlas.archive.maintenance.rebuild import RebuildReport, rebuild
 from atlas.archive.maintenance.restore import ReleaseReport, RestoreReport, release, restore
-from atlas.archive.maintenance.rewrite import abandon_outputs
+from atlas.archive.recovery.adoption import AdoptReport, adopt, survey
+from atlas.archive.recovery.moving import MoveReport, move_vault
 from atlas.archive.session import Steps
 from atlas.config import get_settings
 from atlas.db import Database, db
@@ -75,26 +76,57 @@ class Archiver:
         if dry_run:
             return await self._foresee(cutoff, max_rows)
         async with self._held(wait=wait) as steps:
-            await abandon_outputs(steps)
             await self._finish_erasure(steps)
             await notice_metrics(steps)
             return await Run(steps, cutoff, progress).go(max_rows)
 
-    async def adopt(self) -> int:
-        """Make this database the one the vault belongs to, on a person's word; gives the epoch."""
+    async def adopt(
+        self,
+        dry_run: bool = False,
+        *,
+        owner: uuid.UUID | None = None,
+        set_aside: bool = False,
+        progress: Progress | None = None,
+    ) -> AdoptReport:
+        """Make this database the one the vault belongs to, on a person's word, before collectors start.
+
+        Every whole file of this database that its ledger does not name counts from then on, what was replaced
+        counts no more, ids that were forgotten are barred, and any other copy of the database is refused.
+        Hot rows of which the vault has later ones are kept aside. A database that never archived takes over
+        the ``owner``'s files (default: the only one there is). With ``set_aside`` slices that a copy
+        archived since do not count. Changes nothing with ``dry_run``; may be repeated after whatever stopped
+        it. Raises `WrongVault` where the vault is another database's, `InvalidInput` where the owner is not
+        clear, `ArchiverBusy`, `EpochBehind` where somebody else adopted it meanwhile, `VaultError`.
+        """
+        if dry_run:
+            return await survey(self.database, self.store, owner, set_aside=set_aside)
         async with archiver_lock(self.database) as fence:
-            return (await adopt_vault(self.database, self.store, fence)).epoch
+            return await adopt(
+                self.database, self.store, fence, owner, set_aside=set_aside, progress=progress
+            )
+
+    async def move(self, target: Vault, *, progress: Progress | None = None) -> MoveReport:
+        """Copy the vault to ``target``, another prefix or place, and have this database go on there.
+
+        Objects are copied create-only and compared; one transaction makes the copy count; nothing is deleted.
+        An older copy of the database is refused at the old place from then on. Called again it finishes what
+        was stopped, and copies what other machines have delivered to the old place since. Raises
+        `WrongVault` where ``target`` is another database's, `InvalidInput` where it is the same place, else
+        as `compact` does.
+        """
+        return await move_vault(self.database, self._vault or get_vault(), target, progress)
 
     async def rebuild(
         self, owner: uuid.UUID | None = None, *, progress: Progress | None = None
     ) -> RebuildReport:
-        """Write the ledger of an empty database anew from the files in the vault.
+        """Write the ledger of a database that never archived anew from the files in the vault.
 
         Every file is read whole and compared with its own footer. ``owner`` says whose files, where
         several databases share the vault. The database takes over the owner's mark and the epoch:
         another one with the same mark is refused from then on. Videos found in ``videos/`` are not
-        collected again; pins, and which ids were forgotten, are not in the files. Raises `Conflict`
-        where there is a ledger already, `InvalidInput` where the owner is not clear.
+        collected again, forgotten ids stay forgotten; pins are not in the vault. The same as `adopt`, and
+        may be repeated until it is done. Raises `Conflict` where there is a ledger already, `InvalidInput`
+        where the owner is not clear.
         """
         async with archiver_lock(self.database) as fence:
             return await rebuild(self.database, self.store, fence, owner, progress)
@@ -111,10 +143,11 @@ class Archiver:
         async with self.database.transaction(read_only=True) as session:
             ledger = LedgerReader(session)
             files = await ledger.named_files()
+            gone = await ledger.gone_keys()
             control = await ledger.control()
         tell = progress or (lambda done, total, what: None)
         return await offload(
-            lambda: list(compare(store, objects, files, control.owner, deep=deep, tell=tell))
+            lambda: list(compare(store, objects, files, gone, control.owner, deep=deep, tell=tell))
         )
 
     async def compact(
@@ -153,8 +186,8 @@ class Archiver:
     ) -> ReleaseReport:
         """Let go of the restored spans that lie between ``since`` and ``until`` (default: all).
 
-        Rows that still say what the vault says are removed from PostgreSQL; corrected ones stay and are
-        archived by the next run. Readers notice nothing.
+        Rows that were not written since are removed from PostgreSQL; the others stay and are archived by the
+        next run. Readers notice nothing.
         """
         async with self._held() as steps:
             return await release(steps, since, until)
@@ -178,13 +211,11 @@ class Archiver:
     async def collect_garbage(
         self, older_than: timedelta = GRACE, *, dry_run: bool = False
     ) -> GarbageReport:
-        """Delete objects that were replaced longer ago than the grace period, and those of this database
-        that no ledger row names and that are older than it.
+        """Delete objects that the ledger calls replaced or given up, longer ago than the grace period.
 
-        Never touches what counts, appended metrics that were not adopted, or another owner's files.
-        The archive lock is held meanwhile, and the ledger is read after the store was listed: an
-        object's ledger row is always older than the object. Raises `ArchiverBusy`, `EpochBehind`,
-        `WrongVault`, `VaultError`.
+        Never touches what counts, what the ledger does not name, appended metrics that were not adopted, or
+        another owner's files; see docs/adoption.md. Raises `ArchiverBusy`, `EpochBehind`, `WrongVault`,
+        `VaultError`.
         """
         async with self._held() as steps:
             return await clean_up(steps, older_than, dry_run=dry_run)
@@ -198,10 +229,8 @@ class Archiver:
     @contextlib.asynccontextmanager
     async def _held(self, *, wait: bool = False) -> AsyncIterator[Steps]:
         """The archive lock, with database and vault proved to belong together."""
-        store = self.store
-        async with archiver_lock(self.database, wait=wait) as fence:
-            control = await advance_epoch(self.database, store, fence)
-            yield Steps(self.database, store, control, fence)
+        async with begin_job(self.database, self.store, wait=wait) as steps:
+            yield steps
 
     async def _cutoff(self, older_than: timedelta | datetime | None) -> datetime:
         if isinstance(older_than, datetime):

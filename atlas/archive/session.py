@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.archive.fencing.epoch import check_epoch
+from atlas.archive.recovery.records import condemn
 from atlas.db import Database
 from atlas.db.locks import retry_when_locked
 from atlas.errors import ObjectExists, VaultUnavailable, VerificationFailed
@@ -24,6 +26,9 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
+#: Temporary folders older than this were left by a crash.
+_STALE_SECONDS = 86_400
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -33,6 +38,12 @@ class Steps:
     store: ObjectStore
     control: Control
     fence: int
+
+    @property
+    def owner(self) -> uuid.UUID:
+        """The mark of this database's files."""
+        assert self.control.owner is not None
+        return self.control.owner
 
     async def ledger(self, session: AsyncSession) -> LedgerWriter:
         """The ledger, after the fence was found unchanged in this transaction."""
@@ -52,9 +63,16 @@ class Steps:
             **({"atlas.merged": "true"} if file.merged else {}),
         }
 
-    async def put(self, new: Sequence[tuple[FileRecord, Path]]) -> None:
-        """Create the objects by one put. An unclear answer is settled by looking, never by writing again."""
-        left = {file.object_key: path for file, path in new}
+    async def put(
+        self,
+        new: Sequence[tuple[FileRecord, Path]],
+        records: Sequence[tuple[str, Path]] = (),
+    ) -> None:
+        """Create the objects by one put, after the ``records`` of what they replace.
+
+        An unclear answer is settled by looking, never by writing again.
+        """
+        left = dict(records) | {file.object_key: path for file, path in new}
         while left:
             try:
                 await offload(self.store.put_files, list(left.items()))
@@ -124,16 +142,37 @@ class Steps:
             key = object_key(Dataset(file.dataset), file.slice_start, file.seq)
             dropped = await ledger.send_back(file, key)
             renamed = await ledger.get(file.id)
-        await offload(self.store.delete, [dropped.object_key])
-        await self.forget_objects([dropped])
+        await self.delete_files([dropped])
         return renamed
 
-    async def forget_objects(self, files: Sequence[FileRecord]) -> None:
-        """retired -> gone, after the objects were deleted: a crash in between is made good by clean-up."""
+    async def give_up_outputs(self) -> None:
+        """Open merged files -> gone: their rows still count where they were. No object is deleted here:
+        another history of this database may count it."""
+        async with self.database.transaction() as session:
+            ledger = await self.ledger(session)
+            left = [file for file in await ledger.open_files() if file.relation is None]
+            if left:
+                await ledger.give_up(left)
+                log.info("archive_outputs_abandoned", files=len(left))
+
+    async def delete_files(self, files: Sequence[FileRecord], gone: Sequence[str] = ()) -> None:
+        """retired -> gone, with their objects, and objects that the ledger calls ``gone`` already.
+
+        The only place where objects of data folders are deleted. Whoever adopts the vault swaps the epoch
+        and then reads what is condemned: either it sees these keys, or they are not deleted. A crash in
+        between is made good by clean-up. Raises `EpochBehind`, `LeaseLost`.
+        """
+        keys = [*(file.object_key for file in files), *gone]
+        if not keys:
+            return
+        announcement = await offload(condemn, self.store, self.owner, keys)
+        await check_epoch(self.store, self.control)
+        await offload(self.store.delete, keys)
         async with self.database.transaction() as session:
             replacement = Replacement(session, self.fence)
             await replacement.hold()
             await replacement.gone(files)
+        await offload(self.store.delete, [announcement])
 
 
 def object_key(dataset: Dataset, start: datetime, seq: int) -> str:

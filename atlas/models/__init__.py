@@ -1,6 +1,14 @@
 """The tables of Atlas, one module a family."""
 
-from atlas.models.archive import ArchiveControl, ArchiveFile, ArchivePin
+from atlas.models.archive import (
+    ArchiveControl,
+    ArchiveFile,
+    ArchivePin,
+    ErasedDigest,
+    ErasureRecord,
+    StaleSample,
+    UnclaimedObject,
+)
 from atlas.models.base import Base
 from atlas.models.events import (
     EventCursor,
@@ -28,6 +36,8 @@ __all__ = [
     "ArchivePin",
     "Base",
     "ChannelRecord",
+    "ErasedDigest",
+    "ErasureRecord",
     "EventCursor",
     "EventDelivery",
     "EventEndpoint",
@@ -39,9 +49,11 @@ __all__ = [
     "RingDay",
     "RingPage",
     "SearchTerm",
+    "StaleSample",
     "StatsRecord",
     "SystemEvent",
     "TrackingBudgetDay",
+    "UnclaimedObject",
     "VideoRecord",
     "VideoTombstone",
     "WatchlistEntry",

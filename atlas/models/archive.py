@@ -7,13 +7,14 @@ import uuid
 from sqlalchemy import CheckConstraint, Identity, Index, SmallInteger, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from atlas.models.base import Base, CreatedAt, ExternalId, UtcTimestamp
+from atlas.models.base import Base, Counter, CreatedAt, ExternalId, UtcTimestamp
 
 
 class ArchiveFile(Base):
     """One cold file: the catalogue entry of an object and the journal of its making.
 
-    ``seq`` orders files of a data set: of two rows for one sample the higher one counts.
+    ``seq`` orders files of a data set: of two rows for one sample the higher one counts. It need not be
+    unique: two histories of a database may draw the same number.
     ``relation`` is the sealed table while there is one. A ``merged`` file was made from other files, and its
     rows keep the ``seq`` of the file that first carried them. ``fingerprint`` is the order-free sum of
     64-bit row hashes, in hexadecimal.
@@ -47,7 +48,8 @@ class ArchiveFile(Base):
 
     __table_args__ = (
         CheckConstraint(
-            "state IN ('sealed', 'written', 'verified', 'live', 'retired', 'gone')", name="state"
+            "state IN ('sealed', 'written', 'verified', 'live', 'retired', 'gone', 'aside')",
+            name="state",
         ),
         CheckConstraint("dataset IN ('video_stats', 'metrics', 'videos')", name="dataset"),
         CheckConstraint("slice_start < slice_end", name="slice"),
@@ -63,7 +65,7 @@ class ArchiveFile(Base):
             "AND object_key !~ '(^|/)[.]{0,2}(/|$)'",
             name="object_key",
         ),
-        Index("idx_archive_files_seq", "dataset", "seq", unique=True),
+        Index("idx_archive_files_seq", "dataset", "seq"),
         Index("idx_archive_files_slice", "dataset", "slice_start", "slice_end"),
         Index(
             "idx_archive_files_open",
@@ -81,7 +83,8 @@ class ArchiveControl(Base):
     compare-and-swap at each run; ``pending_nonce`` is the one announced before the swap. ``fence``
     grows with every archiver; a step under an older one is refused. ``holder`` and ``held_until``
     serve as the lock where session locks do not work (a pooler in transaction mode). ``metrics_seen`` tells
-    that the vault has ever been found to hold appended metrics.
+    that the vault has ever been found to hold appended metrics. ``adopting_from`` is the highest ``seq`` of
+    samples that the ledger knew when an adoption began which is not over.
     """
 
     __tablename__ = "archive_control"
@@ -98,6 +101,7 @@ class ArchiveControl(Base):
     holder: Mapped[str | None]
     held_until: Mapped[UtcTimestamp | None]
     metrics_seen: Mapped[bool] = mapped_column(server_default=text("false"))
+    adopting_from: Mapped[int | None]
 
     __table_args__ = (CheckConstraint("id = 1", name="singleton"),)
 
@@ -113,3 +117,46 @@ class ArchivePin(Base):
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (CheckConstraint("pinned_from < pinned_until", name="range"),)
+
+
+class StaleSample(Base):
+    """A hot row that an adoption removed, because the vault holds a later one; ``outdated_by`` is that one's
+    ``seq``. Kept for people, read by nothing."""
+
+    __tablename__ = "stale_samples"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    video_id: Mapped[ExternalId]
+    timestamp: Mapped[UtcTimestamp]
+    views: Mapped[Counter | None]
+    likes: Mapped[Counter | None]
+    comment_count: Mapped[Counter | None]
+    outdated_by: Mapped[int]
+    removed_at: Mapped[CreatedAt]
+
+
+class ErasureRecord(Base):
+    """A record of forgotten ids in the vault that this database has read."""
+
+    __tablename__ = "erasure_records"
+
+    object_key: Mapped[str] = mapped_column(primary_key=True)
+    read_at: Mapped[CreatedAt]
+
+
+class ErasedDigest(Base):
+    """The hash of a forgotten id that this database has not met, from a record in the vault."""
+
+    __tablename__ = "erased_digests"
+
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+
+
+class UnclaimedObject(Base):
+    """An object in a data folder that is not this database's, or not whole: it is not looked at again."""
+
+    __tablename__ = "unclaimed_objects"
+
+    object_key: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+    seen_at: Mapped[CreatedAt]

@@ -257,6 +257,11 @@ def matching(table: pa.Table, selection: Selection) -> pa.Table:
     if selection.excluded:
         ids = pa.array(selection.excluded, pa.string())
         conditions.append(pc.invert(pc.is_in(table["video_id"], value_set=ids)))
+    if selection.erased is not None:
+        unknown = selection.erased.among(pc.unique(table["video_id"]).to_pylist())
+        if unknown:
+            ids = pa.array(unknown, pa.string())
+            conditions.append(pc.invert(pc.is_in(table["video_id"], value_set=ids)))
     if selection.since is not None:
         conditions.append(pc.greater_equal(table["timestamp"], as_scalar(selection.since)))
     if selection.until is not None:

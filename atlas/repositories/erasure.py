@@ -47,6 +47,10 @@ class Erasure:
             await self.session.scalars(text(f"SELECT video_id {FORGOTTEN} AND erased_at IS NULL"))
         )
 
+    async def forgotten(self) -> list[str]:
+        """Every id that was forgotten."""
+        return list(await self.session.scalars(text(f"SELECT video_id {FORGOTTEN}")))
+
     async def bar(self, video_ids: Sequence[str]) -> None:
         """From the commit on, rows of these ids do not count and no new ones are taken."""
         await self.session.execute(

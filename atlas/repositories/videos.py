@@ -22,6 +22,7 @@ from atlas.repositories.base import (
     on_conflict,
 )
 from atlas.repositories.channels import UPSERT_CHANNELS, checked_channels
+from atlas.repositories.digests import not_erased
 from atlas.repositories.hot.stats import INSERT_SAMPLES, RECORD_COLUMNS
 from atlas.repositories.leases import Leases, Queue, held, release
 from atlas.repositories.ring.pages import RingReader
@@ -145,6 +146,7 @@ _UPSERT = text(f"""
           -- what the ring knows was collected before, unless it is still here
           AND (n.id NOT IN (SELECT unnest(:known))
                OR EXISTS (SELECT FROM videos v WHERE v.id = n.id))
+        AND {not_erased("n.id")}
     ),
     written AS (
         INSERT INTO videos AS v (id, {", ".join(_FACTS)})

@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import ARRAY, Text, bindparam, text
 
 from atlas.repositories.base import Repository, as_json, chunks
+from atlas.repositories.digests import not_erased
 from atlas.repositories.hot.stats import COUNTER_COLUMNS, INSERT_SAMPLES
 from atlas.repositories.leases import Head, Leases, Queue, held, release
 from atlas.repositories.ring.page import KNOWN
@@ -118,7 +119,7 @@ _RECORD = text(f"""
     SELECT video_id FROM settled UNION ALL SELECT video_id FROM rescheduled
     """)
 
-_ADD = text("""
+_ADD = text(f"""
     INSERT INTO watchlist (video_id, tracking_tier, published_at, last_tracked_at, next_track_at,
                            last_views, last_likes, last_comment_count)
     SELECT video_id, tracking_tier, published_at, last_tracked_at, coalesce(next_track_at, now()),
@@ -129,6 +130,7 @@ _ADD = text("""
         views bigint, likes bigint, comment_count bigint)
     WHERE NOT EXISTS (
         SELECT FROM video_tombstones t WHERE t.video_id = e.video_id AND t.reason = 'forgotten')
+    AND {not_erased("e.video_id")}
     ON CONFLICT (video_id) DO NOTHING
     RETURNING video_id
     """)

@@ -8,9 +8,10 @@ import threading
 import uuid
 import weakref
 from pathlib import Path
+from urllib.parse import unquote
 
 from atlas.config import Settings, get_settings
-from atlas.errors import ConfigurationError
+from atlas.errors import ConfigurationError, InvalidInput
 from atlas.types import ObjectStore
 from atlas.vault.facade import Vault
 from atlas.vault.layout import check_folder
@@ -164,3 +165,27 @@ class DefaultVault(Vault):
             if self._vault is None or self._settings is not settings:
                 self._vault, self._settings = vault_of(settings), settings
             return self._vault
+
+
+def vault_at(where: str, settings: Settings | None = None) -> Vault:
+    """The vault at an address (``hf://datasets/<repo>/<prefix>``, ``gs://<bucket>/<prefix>``,
+    ``file:///<folder>``), or of the settings under another prefix. Raises `ConfigurationError`,
+    `InvalidInput`."""
+    settings = settings or get_settings()
+    scheme, _, rest = where.partition("://")
+    parts = rest.strip("/").split("/")
+    if not rest:
+        return vault_of(settings.model_copy(update={"vault_prefix": check_folder(where)}))
+    match scheme:
+        case "hf" if parts[0] == "datasets" and len(parts) >= 3:
+            return HuggingFaceVault("/".join(parts[1:3]), prefix="/".join(parts[3:]))
+        case "gs":
+            return GCSVault(parts[0], prefix="/".join(parts[1:]))
+        case "file":
+            return LocalVault(unquote(f"/{rest.strip('/')}"), home=settings.atlas_home)
+    raise InvalidInput(
+        f"{where!r:.200} is no place of a vault",
+        field="to",
+        value=where,
+        hint="give a prefix, hf://datasets/<repo>/<prefix>, gs://<bucket>/<prefix> or file:///<folder>",
+    )

@@ -241,8 +241,10 @@ class Run:
         return await self._prove(again, facts, folder)
 
     async def _prove(self, file: FileRecord, facts: FileFacts, folder: Path) -> Done:
+        # one that another process verified, too: the database may have gone back since, and its object be
+        # gone
+        await offload(verify_samples, self.store, file.object_key, facts, file.seq, folder)
         if file.state != ArchiveState.VERIFIED:
-            await offload(verify_samples, self.store, file.object_key, facts, file.seq, folder)
             await self.steps.verified(file, facts)
         await self.steps.live(file)
         return file, facts

@@ -1,102 +1,109 @@
 """The epoch that vault and database advance together, so that an old copy of either is noticed.
 
-The vault holds one small object for each database that archives into it, named by the owner mark:
-``{"epoch": n, "nonce": ...}``. Each run announces a fresh nonce in the database, swaps the object from n
-to n + 1 by compare-and-swap, then records n + 1. A copied or restored database finds a nonce that it
-neither recorded nor announced, and is refused.
+The vault holds one small object for each database that archives into it, named by the owner mark. Each job
+announces a fresh nonce in the database, swaps the object from epoch n to n + 1 by compare-and-swap, then
+records n + 1. A copied or restored database finds a nonce that it neither recorded nor announced, and is
+refused.
 """
 
 from __future__ import annotations
 
-import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import replace
 
+from atlas.archive.fencing.marks import Mark, epoch_key, read_mark
+from atlas.archive.recovery.ownership import check_owner, claim_prefix
 from atlas.db import Database
-from atlas.errors import CorruptObject, EpochBehind, WrongVault
+from atlas.errors import EpochBehind, WrongVault
 from atlas.repositories.ledger.control import ControlWriter
 from atlas.repositories.ledger.files import Control, LedgerReader
 from atlas.types import ObjectStore
 from atlas.vault.offload import offload
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """The vault's side."""
-
-    epoch: int
-    nonce: uuid.UUID
-
-    def encode(self) -> bytes:
-        return json.dumps({"epoch": self.epoch, "nonce": str(self.nonce)}).encode()
-
-
-def epoch_key(owner: uuid.UUID) -> str:
-    """Where the epoch of a database lies in the vault."""
-    return f"_atlas/epochs/{owner}.json"
-
-
-async def bind(database: Database, store: ObjectStore) -> Control:
-    """The control row, bound to this vault. Raises `WrongVault` if it is bound to another."""
-    async with database.transaction() as session:
-        writer = ControlWriter(session)
-        await writer.claim_vault(store.identity)
-        control = await writer.control()
-        others = await writer.other_vaults(store.identity)
-    if control.vault != store.identity or others:
+async def read_control(database: Database, store: ObjectStore) -> Control:
+    """The control row, which names no other vault than this one. Raises `WrongVault`."""
+    async with database.transaction(read_only=True) as session:
+        reader = LedgerReader(session)
+        control = await reader.control()
+        others = await reader.other_vaults(store.identity)
+    # one that never ran is bound to none
+    if control.nonce is not None and control.vault != store.identity and control.vault:
+        others = [control.vault]
+    if others:
         raise WrongVault(
-            f"this database archives into {control.vault if not others else ', '.join(others)}, "
-            f"the configured vault is {store.identity}"
+            f"this database archives into {', '.join(others)}, the configured vault is {store.identity}"
         )
     return control
 
 
 async def advance_epoch(database: Database, store: ObjectStore, fence: int) -> Control:
-    """Begin a run: prove that database and vault belong together and move both one epoch on.
+    """Begin a job: prove that database and vault belong together and move both one epoch on.
 
-    Raises `EpochBehind` where the vault carries an epoch this database knows nothing of, `LeaseLost`
-    where a later archiver than that of ``fence`` has begun.
+    Raises `WrongVault` where the vault is another database's, `EpochBehind` where it carries an epoch this
+    database knows nothing of, `LeaseLost` where a later archiver than that of ``fence`` has begun.
     """
-    control = await bind(database, store)
-    assert control.owner is not None
-    key = epoch_key(control.owner)
-    found = await offload(_read, store, key)
-    if (
-        found is not None
-        and found.epoch == control.epoch + 1
-        and found.nonce == control.pending_nonce
-    ):
+    claimed = await offload(check_owner, store, await read_control(database, store))
+    async with database.transaction() as session:
+        writer = ControlWriter(session)
+        await writer.claim_vault(store.identity)
+        control = await writer.control()
+    owner = control.owner
+    assert owner is not None
+    if not claimed:
+        await offload(claim_prefix, store, owner)
+    found, raw = await offload(read_mark, store, owner)
+    if found is not None and found.is_same(control.epoch + 1, control.pending_nonce):
         # our own swap of a run that died before it could record it
         control = await _record(database, found, fence)
-    expected = None if control.nonce is None else _Mark(control.epoch, control.nonce)
-    if found != expected:
+    if not _agree(control, found):
         await _check_fence(database, fence)
-        raise _behind(control, found, key)
+        raise behind(control, found)
     # a nonce that was announced and never seen is announced again: its swap may still arrive
-    mark = _Mark(control.epoch + 1, control.pending_nonce or uuid.uuid4())
+    mark = Mark.now(control.epoch + 1, control.pending_nonce or uuid.uuid4())
     async with database.transaction() as session:
         await ControlWriter(session).announce(mark.nonce, fence)
-    before = None if expected is None else expected.encode()
-    if not await offload(store.compare_and_swap, key, before, mark.encode()):
-        # an unclear answer of the store may hide our own swap: read before judging
-        found = await offload(_read, store, key)
-        if found != mark:
+    key = epoch_key(owner)
+    if not await offload(store.compare_and_swap, key, raw, mark.encode()):
+        found, _ = await offload(read_mark, store, owner)
+        if found is None or not found.is_same(mark.epoch, mark.nonce):
             await _check_fence(database, fence)
-            raise _behind(control, found, key)
+            raise behind(control, found)
     return await _record(database, mark, fence)
 
 
-async def adopt_vault(database: Database, store: ObjectStore, fence: int) -> Control:
-    """Declare, on a person's word, that this database is the one the vault belongs to."""
-    control = await bind(database, store)
+async def swap_for_adoption(database: Database, store: ObjectStore, control: Control) -> Control:
+    """Move the vault's epoch on from whatever it is: no other side can begin a job any more.
+
+    The database does not know it before `record_adoption`. Returns the control row as it will be.
+    """
     assert control.owner is not None
+    found, raw = await offload(read_mark, store, control.owner)
+    mark = Mark.now(max(control.epoch, found.epoch if found else 0) + 1, uuid.uuid4())
     key = epoch_key(control.owner)
-    raw = await offload(store.get_bytes, key)
-    found = None if raw is None else _decode(raw, key)
-    mark = _Mark(max(control.epoch, found.epoch if found else 0) + 1, uuid.uuid4())
     if not await offload(store.compare_and_swap, key, raw, mark.encode()):
         raise EpochBehind(f"{key} changed while it was being adopted", hint="try again")
-    return await _record(database, mark, fence)
+    return replace(control, epoch=mark.epoch, nonce=mark.nonce, pending_nonce=None)
+
+
+async def record_adoption(database: Database, control: Control, fence: int) -> None:
+    """Record the epoch of `swap_for_adoption`: the adoption is over."""
+    assert control.nonce is not None
+    await _record(database, Mark(control.epoch, control.nonce), fence)
+
+
+async def check_epoch(store: ObjectStore, control: Control) -> None:
+    """Raise `EpochBehind` if the vault carries another epoch than the one this job began with."""
+    assert control.owner is not None
+    found, _ = await offload(read_mark, store, control.owner)
+    if not _agree(control, found):
+        raise behind(control, found)
+
+
+def _agree(control: Control, found: Mark | None) -> bool:
+    if found is None:
+        return control.nonce is None
+    return found.moved_to is None and found.is_same(control.epoch, control.nonce)
 
 
 async def _check_fence(database: Database, fence: int) -> None:
@@ -105,30 +112,24 @@ async def _check_fence(database: Database, fence: int) -> None:
         await ControlWriter(session).check_fence(fence)
 
 
-async def _record(database: Database, mark: _Mark, fence: int) -> Control:
+async def _record(database: Database, mark: Mark, fence: int) -> Control:
     async with database.transaction() as session:
         writer = ControlWriter(session)
         await writer.set_epoch(mark.epoch, mark.nonce, fence)
         return await writer.control()
 
 
-def _read(store: ObjectStore, key: str) -> _Mark | None:
-    raw = store.get_bytes(key)
-    return None if raw is None else _decode(raw, key)
-
-
-def _decode(raw: bytes, key: str) -> _Mark:
-    try:
-        content = json.loads(raw)
-        return _Mark(int(content["epoch"]), uuid.UUID(content["nonce"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptObject(f"{key} is not an epoch", path=key) from error
-
-
-def _behind(control: Control, found: _Mark | None, key: str) -> EpochBehind:
-    there = f"epoch {found.epoch}" if found else "no epoch"
+def behind(control: Control, found: Mark | None) -> EpochBehind | WrongVault:
+    """The error of a database whose vault carries another epoch."""
+    if found is not None and found.moved_to is not None:
+        return WrongVault(
+            f"the vault of this database was moved to {found.moved_to}",
+            hint="set the VAULT_* settings to where it is; an older copy of the database runs "
+            "`atlas vault adopt` there",
+        )
+    there = str(found.side) if found else "no epoch"
     return EpochBehind(
-        f"the vault carries {there} for this database at {key}, the database is at {control.epoch}"
+        f"the vault carries {there} for this database {control.owner}, the database is at {control.epoch}"
     )
 
 
@@ -137,19 +138,12 @@ async def examine_epoch(database: Database, store: ObjectStore) -> str:
 
     Raises `WrongVault` or `EpochBehind` as a run would.
     """
-    async with database.transaction(read_only=True) as session:
-        reader = LedgerReader(session)
-        control = await reader.control()
+    control = await read_control(database, store)
+    await offload(check_owner, store, control)
     if control.vault is None or control.owner is None:
         return "nothing archived yet"
-    if control.vault != store.identity:
-        raise WrongVault(
-            f"this database archives into {control.vault}, the configured vault is {store.identity}"
-        )
-    key = epoch_key(control.owner)
-    found = await offload(_read, store, key)
-    expected = None if control.nonce is None else _Mark(control.epoch, control.nonce)
+    found, _ = await offload(read_mark, store, control.owner)
     pending = found is not None and found.nonce == control.pending_nonce
-    if found != expected and not pending:
-        raise _behind(control, found, key)
+    if not (_agree(control, found) or pending):
+        raise behind(control, found)
     return f"both at epoch {control.epoch}"

@@ -11,7 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.archive.maintenance.inputs import Input
-from atlas.archive.maintenance.rewrite import Rewritten, abandon_outputs, rewrite
+from atlas.archive.maintenance.rewrite import Rewritten, rewrite
+from atlas.archive.recovery.ownership import SHARED_HINT, is_sole_owner
 from atlas.archive.session import Steps
 from atlas.logging import get_logger
 from atlas.repositories.erasure import FORGOTTEN
@@ -48,7 +49,6 @@ async def compact(
 ) -> CompactionReport:
     """Merge the files of every day that has more small ones than it needs."""
     if not dry_run:
-        await abandon_outputs(steps)
         await notice_metrics(steps)
     async with steps.database.transaction(read_only=True) as session:
         now = await session.scalar(text("SELECT now()"))
@@ -56,7 +56,12 @@ async def compact(
         live = await LedgerReader(session).live_files(Dataset.STATS)
         adopted = await LedgerReader(session).keys(Dataset.METRICS)
         forgotten = await forgotten_ids(session)
-    appended = await offload(lambda: list(closed_metrics(steps.store, now - _HOUR_CLOSED, adopted)))
+    appended = list[Input]()
+    if await offload(is_sole_owner, steps.store, steps.owner):
+        before = now - _HOUR_CLOSED
+        appended = await offload(lambda: list(closed_metrics(steps.store, before, adopted)))
+    else:
+        log.warning("metrics_not_adopted", hint=SHARED_HINT)
     jobs = _jobs(live, appended, target_bytes)
     if dry_run:
         return CompactionReport(len(jobs), sum(map(len, jobs.values())))

@@ -9,7 +9,7 @@ a scan that has one of them open may fail, and finds the new files when it begin
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +22,12 @@ from atlas.archive.export.samples import read_back
 from atlas.archive.export.slices import Run
 from atlas.archive.export.videos import verify_videos, write_videos
 from atlas.archive.maintenance.compaction import TARGET_BYTES
-from atlas.archive.maintenance.fsck import owner_of, stored
+from atlas.archive.maintenance.fsck import stored
 from atlas.archive.maintenance.inputs import Input
-from atlas.archive.maintenance.rewrite import NotRewritten, abandon_outputs, rewrite
+from atlas.archive.maintenance.rewrite import NotRewritten, record_file, rewrite
+from atlas.archive.recovery.forgotten import record_erasure
+from atlas.archive.recovery.ownership import SHARED_HINT, is_sole_owner
+from atlas.archive.recovery.records import BatchRecord, check_batch
 from atlas.archive.session import Steps, object_key
 from atlas.db.locks import retry_when_locked
 from atlas.errors import CorruptObject, VerificationFailed
@@ -96,9 +99,9 @@ async def forget(
         await steps.ledger(session)
         await Erasure(session).bar(ids)
     log.debug("forget_barred", videos=len(ids))
+    await record_erasure(steps, ids)
     # rows that wait on this machine's disk become objects, which are found below
     await offload(vault.flush)
-    await abandon_outputs(steps)
     await Run(steps, _ANY_TIME[0], None).finish_left()
     found.hot = await _delete_rows(steps, ids)
     log.debug("forget_hot", samples=found.hot.samples)
@@ -162,7 +165,12 @@ async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell
         live = await ledger.live_files(Dataset.STATS)
         adopted = await ledger.keys(Dataset.METRICS)
     candidates = [Input.of(file) for file in live]
-    appended = await offload(lambda: list(appended_files(steps.store, Selection(), adopted)))
+    appended = list[ColdFile]()
+    if await offload(is_sole_owner, steps.store, steps.owner):
+        appended = await offload(lambda: list(appended_files(steps.store, Selection(), adopted)))
+    else:
+        # the other rows of such a file would be missing to the other databases
+        log.warning("metrics_not_erased", hint=SHARED_HINT)
     candidates += [Input(file.object_key, None, file.first) for file in appended]
     holding = []
     for number, one in enumerate(candidates):
@@ -204,19 +212,12 @@ def _holds(store: ObjectStore, key: str, file: FileRecord | None, ids: Sequence[
 
 
 async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> None:
-    """Delete what was replaced, now or earlier, and what dead runs left, where it holds such rows."""
+    """Delete what was replaced or given up, now or earlier, where it holds such rows."""
     store = steps.store
-    # the ledger after the store: whatever has an object had its name in the ledger before
     objects = await offload(stored, store)
     async with steps.database.transaction() as session:
         ledger = await steps.ledger(session)
-        retired = await ledger.retired_files()
-        named = {file.object_key for file in await ledger.named_files()}
-
-    def unnamed() -> Iterator[str]:
-        for info in objects:
-            if info.key not in named and owner_of(store, info.key) == str(steps.control.owner):
-                yield info.key
+        retired, gone = await ledger.retired_files(), await ledger.gone_keys()
 
     def holding() -> tuple[list[FileRecord], list[str]]:
         # a replaced file of videos held such a row, or it would not have been replaced
@@ -225,17 +226,11 @@ async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> 
             for file in retired
             if file.dataset == Dataset.VIDEOS or _holds(store, file.object_key, file, ids)
         ]
-        strays = [
-            key
-            for key in unnamed()
-            if key.startswith(f"{Dataset.VIDEOS}/") or _holds(store, key, None, ids)
-        ]
-        store.delete([*(file.object_key for file in files), *strays])
-        return files, strays
+        return files, [info.key for info in objects if info.key in gone]
 
-    files, strays = await offload(holding)
-    await steps.forget_objects(files)
-    found.objects += [*(file.object_key for file in files), *strays]
+    files, late = await offload(holding)
+    await steps.delete_files(files, late)
+    found.objects += [*(file.object_key for file in files), *late]
 
 
 def _delete_documents(vault: Vault, ids: Sequence[str]) -> list[str]:
@@ -272,7 +267,7 @@ async def _rewrite_videos(steps: Steps, ids: Sequence[str], found: _Found) -> No
             mask = pc.is_in(table["id"], value_set=pa.array(list(ids), pa.string()))
             kept = table.filter(pc.invert(mask))
             if kept.num_rows < table.num_rows:
-                outputs = [await _put_videos(steps, file, kept, folder)] if kept.num_rows else []
+                outputs = await _put_videos(steps, file, kept, folder)
                 async with steps.database.transaction() as session:
                     replacement = Replacement(session, steps.fence)
                     await replacement.hold()
@@ -311,27 +306,43 @@ def _videos(store: ObjectStore, file: FileRecord, folder: Path) -> pa.Table | No
         ) from error
 
 
-async def _put_videos(steps: Steps, old: FileRecord, table: pa.Table, folder: Path) -> FileRecord:
-    """Write rows of videos as a new file, up to verified."""
+async def _put_videos(
+    steps: Steps, old: FileRecord, table: pa.Table, folder: Path
+) -> list[FileRecord]:
+    """Write rows of videos as a new file, up to verified; none where no row is left."""
+    batch_id = uuid.uuid4()
+    files = [await _announce_videos(steps, old, batch_id)] if table.num_rows else []
+    record = BatchRecord(batch_id, (old.object_key,), tuple(file.object_key for file in files))
+    records = [record_file(steps, record, folder)]
+    if not files:
+        await steps.put([], records)
+        await offload(check_batch, steps.store, steps.owner, record)
+        return []
+    (file,) = files
+    path = folder / "videos.parquet"
+    facts = await offload(write_videos, table, path, steps.footer(file))
+    await steps.put([(file, path)], records)
+    await steps.written(file, facts)
+    await offload(check_batch, steps.store, steps.owner, record)
+    await offload(verify_videos, steps.store, file, facts, folder)
+    await steps.verified(file, facts)
+    return files
+
+
+async def _announce_videos(steps: Steps, old: FileRecord, batch_id: uuid.UUID) -> FileRecord:
     async with steps.database.transaction() as session:
         ledger = await steps.ledger(session)
         seq = await ledger.next_seq(Dataset.VIDEOS)
-        file = await ledger.add(
+        key = object_key(Dataset.VIDEOS, old.slice_start, seq)
+        return await ledger.add(
             NewFile(
                 Dataset.VIDEOS,
-                object_key(Dataset.VIDEOS, old.slice_start, seq),
+                key,
                 steps.store.identity,
                 seq,
                 old.slice_start,
                 old.slice_end,
-                uuid.uuid4(),
+                batch_id,
                 merged=True,
             )
         )
-    path = folder / "videos.parquet"
-    facts = await offload(write_videos, table, path, steps.footer(file))
-    await steps.put([(file, path)])
-    await steps.written(file, facts)
-    await offload(verify_videos, steps.store, file, facts, folder)
-    await steps.verified(file, facts)
-    return file

@@ -1,9 +1,9 @@
-"""Comparing ledger and store, and removing what nothing names."""
+"""Comparing ledger and store, and removing what the ledger calls dead."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pyarrow.parquet as pq
 
 from atlas.archive.export.samples import read_back
-from atlas.archive.maintenance.rewrite import abandon_outputs
+from atlas.archive.recovery.records import read_condemned
 from atlas.archive.session import Steps
 from atlas.logging import get_logger
 from atlas.repositories.ledger.files import FileRecord
@@ -41,8 +41,8 @@ class Finding:
 class GarbageReport:
     """What clean-up removed (or would have): objects and bytes.
 
-    ``replaced`` counts those that had been replaced; the others were named by nothing. ``kept`` is
-    unnamed but another owner's or too young.
+    ``replaced`` counts those that had been replaced; the others had been given up, and arrived late. ``kept``
+    are objects that do not count and stay: another owner's, unknown to the ledger, or too young.
     """
 
     keys: tuple[str, ...] = ()
@@ -52,10 +52,8 @@ class GarbageReport:
 
 
 async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> GarbageReport:
-    """Delete what was replaced and what nothing names, both past the grace period."""
+    """Delete what the ledger calls retired or gone, past the grace period; nothing else."""
     store = steps.store
-    if not dry_run:
-        await abandon_outputs(steps)
     objects = await offload(stored, store)
     async with steps.database.transaction() as session:
         ledger = Replacement(session, steps.fence)
@@ -63,13 +61,12 @@ async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> Gar
         named = {file.object_key for file in await ledger.named_files()}
         expired = await ledger.expired(older_than)
         gone = await ledger.gone_keys()
-    found = await offload(
-        lambda: list(garbage(store, objects, named, gone, steps.control.owner, older_than))
-    )
+    announced = await offload(read_condemned, store, steps.owner)
+    found = await offload(lambda: list(garbage(store, objects, gone, older_than)))
     keys = (*(file.object_key for file in expired), *(info.key for info in found))
     if not dry_run:
-        await offload(store.delete, keys)
-        await steps.forget_objects(expired)
+        await steps.delete_files(expired, [info.key for info in found])
+        await offload(_clear, store, announced)
     log.info("garbage_collected", objects=len(keys), dry_run=dry_run)
     return GarbageReport(
         keys,
@@ -80,27 +77,24 @@ async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> Gar
 
 
 def garbage(
-    store: ObjectStore,
-    objects: list[ObjectInfo],
-    named: set[str],
-    gone: frozenset[str],
-    owner: uuid.UUID | None,
-    older_than: timedelta,
+    store: ObjectStore, objects: list[ObjectInfo], gone: frozenset[str], older_than: timedelta
 ) -> Iterator[ObjectInfo]:
-    """Objects that nothing names, older than the grace period, with this database's owner mark.
-
-    One that the ledger calls ``gone`` needs no mark: a put that was given up arrived late.
-    """
+    """Objects that the ledger calls gone, older than the grace period: puts that were given up."""
     before = datetime.now(UTC) - older_than
     for info in objects:
-        if info.key in named:
+        if info.key not in gone:
             continue
         # the Hub's listings tell no times, a look at one object does
         seen = info if info.modified_at else store.stat(info.key)
-        if seen is None or seen.modified_at is None or seen.modified_at > before:
-            continue
-        if info.key in gone or (owner is not None and owner_of(store, info.key) == str(owner)):
+        if seen is not None and seen.modified_at is not None and seen.modified_at <= before:
             yield info
+
+
+def _clear(store: ObjectStore, announced: Mapping[str, Collection[str]]) -> None:
+    """Remove the announcements of deletions that died, once their objects are gone."""
+    store.delete(
+        name for name, keys in announced.items() if all(store.stat(key) is None for key in keys)
+    )
 
 
 def unnamed(objects: list[ObjectInfo], named: set[str]) -> int:
@@ -131,6 +125,7 @@ def compare(
     store: ObjectStore,
     objects: list[ObjectInfo],
     files: list[FileRecord],
+    gone: Collection[str],
     owner: uuid.UUID | None,
     *,
     deep: bool,
@@ -155,9 +150,12 @@ def compare(
             yield _damaged(file, "footer", difference)
         elif deep and (difference := _checksum_differs(store, file)):
             yield _damaged(file, "checksum", difference)
+    for file in files:
+        if file.state == ArchiveState.ASIDE and file.object_key in there:
+            yield _aside(file)
     named = {file.object_key for file in files}
     for key in sorted(there.keys() - named):
-        yield _unnamed(store, key, owner)
+        yield _given_up(key) if key in gone else _unnamed(store, key, owner)
     if deep:
         yield from _undecodable(store)
 
@@ -186,14 +184,34 @@ def _footer_differs(store: ObjectStore, file: FileRecord) -> str | None:
     return None
 
 
+def _aside(file: FileRecord) -> Finding:
+    return Finding(
+        file.object_key,
+        "aside",
+        f"{file.row_count} rows of a copy of this database, set aside by `atlas vault adopt`: no reader of "
+        "Atlas shows them, programs that read the folder do",
+        "once nobody needs them, delete the object by hand",
+    )
+
+
+def _given_up(key: str) -> Finding:
+    return Finding(
+        key,
+        "leftover",
+        "a run gave it up, and it arrived late: it never counted, and what it was made from was kept",
+        "`atlas vault gc` removes it after the grace period",
+    )
+
+
 def _unnamed(store: ObjectStore, key: str, owner: uuid.UUID | None) -> Finding:
     mark = owner_of(store, key)
     if mark is not None and mark == str(owner):
         return Finding(
             key,
             "unnamed",
-            "a run that died left it; its rows are not missing",
-            "`atlas vault gc` removes it after the grace period",
+            "a file of this database that its ledger does not know: the database was restored or copied, and "
+            "rows in here may lie nowhere else",
+            "run `atlas vault adopt`, which takes it in; do not delete it",
         )
     if mark is not None:
         return Finding(

@@ -1,8 +1,9 @@
 """Bringing cold samples back to PostgreSQL for a while, and letting them go again.
 
-A restored sample is a copy: the cold files stay, and the reader shows the hot row. The pin is written before
-the first row, so that no run archives what is being restored. Letting go removes the hot rows that say the
-same as the cold ones; what was corrected meanwhile stays hot and takes the way of every late sample.
+A restored sample is a copy: the cold files stay, and the hot row keeps the ``seq`` of the cold one, by which
+it competes with what is appended later. The pin is written before the first row, so that no run archives
+what is being restored. A write takes the ``seq`` from a row. Letting go removes the rows that still have
+one; what was written meanwhile stays hot and takes the way of every late sample.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from atlas.errors import InvalidInput, VerificationFailed
 from atlas.logging import get_logger
 from atlas.reading.cold import appended_files, as_scalar
 from atlas.repositories.hot.partitions import Partitions
-from atlas.repositories.hot.restored import Pin, Pins, StagedSamples
+from atlas.repositories.hot.restored import Pin, Pins, RestoredSamples, StagedSamples
 from atlas.repositories.hot.snapshot import Selection
 from atlas.repositories.ledger.files import LedgerReader
 from atlas.types import Dataset, Progress, utc
@@ -50,7 +51,7 @@ class RestoreReport:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseReport:
-    """What was let go: pins, and the hot rows that were removed; ``kept`` had been corrected meanwhile."""
+    """What was let go: pins, and the hot rows that were removed; ``kept`` had been written meanwhile."""
 
     pins: int = 0
     rows: int = 0
@@ -94,15 +95,14 @@ async def release(steps: Steps, since: datetime | None, until: datetime | None) 
         ]
     rows = kept = 0
     for pin in pins:
-        async for table in _samples(steps, await _inputs(steps, pin), pin):
+        for day in pin.days():
             async with steps.database.transaction() as session:
                 await steps.ledger(session)
-                staged = StagedSamples(session)
-                await staged.load(table)
-                rows += await staged.delete_equal()
-                kept += await staged.count_hot()
+                rows += await RestoredSamples(session).delete(day)
         async with steps.database.transaction() as session:
             await steps.ledger(session)
+            restored = RestoredSamples(session)
+            kept += await restored.count_written(pin)
             await Pins(session).remove(pin)
     log.info("released", pins=len(pins), rows=rows, kept=kept)
     return ReleaseReport(len(pins), rows, kept)

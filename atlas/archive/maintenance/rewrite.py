@@ -2,7 +2,7 @@
 
 The rows of the inputs are read from the store, checked against the ledger, merged, written to new objects and
 read back; then one transaction makes the outputs count and the inputs not. Until then nothing has
-changed for readers, and a run that dies leaves outputs that the next one throws away.
+changed for readers, and a run that dies leaves outputs that the next one gives up.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from atlas.archive.export.samples import Bounds, file_sha256, verify_samples
 from atlas.archive.maintenance.inputs import Input, Source
+from atlas.archive.recovery.records import BatchRecord, batch_key, check_batch
 from atlas.archive.session import Steps, object_key
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.logging import get_logger
@@ -94,11 +95,11 @@ async def rewrite(
             try:
                 waiting.append(await _prepared(steps, inputs, target_bytes, excluded, folder))
             except (CorruptObject, VerificationFailed) as error:
-                # what it announced is abandoned with all that has not been replaced: first the others
+                # what it announced is given up with all that has not been replaced: first the others
                 async for done in _replaced(steps, waiting, folder):
                     yield done
                 waiting = []
-                await abandon_outputs(steps)
+                await steps.give_up_outputs()
                 yield NotRewritten(tuple(inputs), error)
             files = sum(len(job.outputs) for job in waiting)
             if files >= batch or sum(job.byte_size for job in waiting) >= _WAITING_BYTES:
@@ -135,13 +136,17 @@ async def _replaced(
 ) -> AsyncIterator[Rewritten | NotRewritten]:
     """Put the outputs of all by one put, then prove and swap job by job."""
     outputs = [output for job in jobs for output in job.outputs]
-    await steps.put([(output.file, output.path) for output in outputs])
+    records = [record_file(steps, _record(job), folder) for job in jobs]
+    await steps.put([(output.file, output.path) for output in outputs], records)
+    for _, path in records:
+        path.unlink()
     for output in outputs:
         output.path.unlink()
         await steps.written(output.file, output.facts)
     failed = False
     for job in jobs:
         try:
+            await offload(check_batch, steps.store, steps.owner, _record(job))
             for output in job.outputs:
                 await _prove(steps, output, folder)
         except VerificationFailed as error:
@@ -150,7 +155,25 @@ async def _replaced(
             continue
         yield await _swap(steps, job)
     if failed:
-        await abandon_outputs(steps)
+        await steps.give_up_outputs()
+
+
+def _record(job: _Job) -> BatchRecord:
+    """What the vault is told before it has the outputs: what they will replace."""
+    known = [one.file for one in job.inputs if one.file is not None]
+    return BatchRecord(
+        job.batch_id,
+        tuple(file.object_key for file in known),
+        tuple(output.file.object_key for output in job.outputs),
+        tuple(file.seq for file in known if not file.merged),
+    )
+
+
+def record_file(steps: Steps, record: BatchRecord, folder: Path) -> tuple[str, Path]:
+    """A batch record as a file on this machine, and its place in the vault."""
+    path = folder / f"batch-{record.batch_id}.json"
+    path.write_bytes(record.encode())
+    return batch_key(steps.owner, record.batch_id), path
 
 
 async def _prove(steps: Steps, output: _Output, folder: Path) -> None:
@@ -194,21 +217,6 @@ async def _swap(steps: Steps, job: _Job) -> Rewritten:
         tally.read.hex,
         tally.written.hex,
     )
-
-
-async def abandon_outputs(steps: Steps) -> None:
-    """Throw away what a replacement that died has left: its rows still count where they were."""
-    async with steps.database.transaction() as session:
-        ledger = await steps.ledger(session)
-        left = [file for file in await ledger.open_files() if file.merged]
-    if left:
-        # the objects first: a name that nothing remembers would have to wait for clean-up
-        await offload(steps.store.delete, [file.object_key for file in left])
-        async with steps.database.transaction() as session:
-            ledger = await steps.ledger(session)
-            for file in left:
-                await ledger.abandon(file.id)
-        log.info("archive_outputs_abandoned", files=len(left))
 
 
 async def _outputs(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import typer
 
+from atlas.cli.commands import recovery
 from atlas.cli.output import answer, err, moment, number, out, progress, run, size, table
 
 app = typer.Typer(no_args_is_help=True, help="What lies in the vault.")
@@ -59,7 +59,7 @@ def gc(
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be deleted."),
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:
-    """Delete objects that were replaced, and those of this database that no ledger row names."""
+    """Delete objects that the ledger calls replaced or given up, past the grace period."""
     from atlas.archive import Archiver
 
     report = run(Archiver().collect_garbage(timedelta(days=older_than), dry_run=dry_run))
@@ -68,7 +68,7 @@ def gc(
     if report.replaced:
         text += f"; {number(report.replaced)} of them had been replaced"
     if report.kept:
-        text += f"; {number(report.kept)} unnamed ones left alone: too young, or another owner's"
+        text += f"; {number(report.kept)} left alone: too young, or not this database's"
     answer(asdict(report), json, lambda: out.print(text))
 
 
@@ -194,49 +194,9 @@ def forget(
     answer(asdict(receipt), json, show)
 
 
-@app.command()
-def rebuild(
-    owner: str | None = typer.Option(None, "--owner", help="Whose files, where several share."),
-    json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
-) -> None:
-    """Write the ledger of an empty database anew from the files in the vault."""
-    from atlas.archive import Archiver
-
-    try:
-        mark = None if owner is None else UUID(owner)
-    except ValueError:
-        raise typer.BadParameter("give the owner's UUID", param_hint="--owner") from None
-    with progress("reading", quiet=json) as tell:
-        report = run(Archiver().rebuild(mark, progress=tell))
-
-    def show() -> None:
-        out.print(
-            f"{number(report.files)} files with {number(report.rows)} rows, "
-            f"{size(report.bytes)}, are in the ledger; epoch {report.epoch}"
-        )
-        for line in report.skipped:
-            err.print(f"skipped: {line}", soft_wrap=True)
-
-    answer(asdict(report), json, show)
-
-
 def _utc(value: datetime) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-@app.command()
-def adopt(
-    yes: bool = typer.Option(False, "--yes", help="Do not ask."),
-    json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
-) -> None:
-    """Declare that this database is the one the vault belongs to (after restoring a backup)."""
-    from atlas.archive import Archiver
-
-    if not yes:
-        typer.confirm(
-            "Any other copy of this database will be refused from now on. Go on?",
-            abort=True,
-            err=True,
-        )
-    epoch = run(Archiver().adopt())
-    answer({"epoch": epoch}, json, lambda: out.print(f"adopted; both are at epoch {epoch}"))
+for command in (recovery.adopt, recovery.rebuild, recovery.move):
+    app.command()(command)

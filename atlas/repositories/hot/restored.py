@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 from sqlalchemy import delete, select, text
@@ -11,9 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.models import ArchivePin
 from atlas.repositories.erasure import NOT_FORGOTTEN
-from atlas.tables.sample import COUNTERS, SAMPLE_COLUMNS, SAMPLE_SQL
+from atlas.tables.sample import COUNTERS, SAMPLE_COLUMNS
 
-_SAME = " AND ".join(f"h.{name} IS NOT DISTINCT FROM c.{name}" for name in COUNTERS)
+_COLUMNS = (*SAMPLE_COLUMNS, "seq")
+_NAMES = ", ".join(_COLUMNS)
+_BROUGHT = ", ".join(f"{name} = excluded.{name}" for name in (*COUNTERS, "seq"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,14 @@ class Pin:
 
     since: datetime
     until: datetime
+
+    def days(self) -> Iterator[Pin]:
+        """The span, day by day."""
+        first = self.since
+        while first < self.until:
+            last = min(self.until, first + timedelta(days=1))
+            yield Pin(first, last)
+            first = last
 
     def touches(self, since: datetime, until: datetime) -> bool:
         """Whether some moment is in both spans."""
@@ -79,22 +90,23 @@ class StagedSamples:
         connection = await (await self.session.connection()).get_raw_connection()
         driver = connection.driver_connection
         assert driver is not None
-        columns = [samples[name].to_pylist() for name in SAMPLE_COLUMNS]
+        columns = [samples[name].to_pylist() for name in _COLUMNS]
         await driver.copy_records_to_table(
-            "staged_samples", records=list(zip(*columns, strict=True)), columns=SAMPLE_COLUMNS
+            "staged_samples", records=list(zip(*columns, strict=True)), columns=_COLUMNS
         )
 
     async def insert_missing(self) -> int:
-        """Write those that are not hot; a hot row is newer and stays. Gives how many were missing.
+        """Write those that are not hot, with their ``seq``; returns how many were written.
 
-        A sample without a partition is SQLSTATE 23514 without a constraint.
+        A row that was written is newer and stays; an earlier copy is brought up to date. A sample without a
+        partition is SQLSTATE 23514 without a constraint.
         """
         inserted = await self.session.scalars(
             text(
-                f"WITH inserted AS (INSERT INTO video_stats_log ({SAMPLE_SQL}) "
-                f"SELECT {SAMPLE_SQL} FROM staged_samples WHERE {NOT_FORGOTTEN} "
-                "ORDER BY video_id, timestamp ON CONFLICT DO NOTHING RETURNING 1) "
-                "SELECT count(*) FROM inserted"
+                f"WITH inserted AS (INSERT INTO video_stats_log AS hot ({_NAMES}) "
+                f"SELECT {_NAMES} FROM staged_samples WHERE {NOT_FORGOTTEN} "
+                "ORDER BY video_id, timestamp ON CONFLICT (video_id, timestamp) DO UPDATE "
+                f"SET {_BROUGHT} WHERE hot.seq < excluded.seq RETURNING 1) SELECT count(*) FROM inserted"
             )
         )
         return int(inserted.one())
@@ -111,14 +123,30 @@ class StagedSamples:
             or 0
         )
 
-    async def delete_equal(self) -> int:
-        """Remove the hot rows that say the same as the cold ones; gives how many."""
+
+class RestoredSamples:
+    """Hot rows that are copies of cold ones: those that have a ``seq``. A write takes it from them."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def delete(self, span: Pin) -> int:
+        """Remove the copies of a span; returns how many."""
         deleted = await self.session.scalars(
             text(
-                "WITH deleted AS (DELETE FROM video_stats_log h USING staged_samples c "
-                "WHERE (h.video_id, h.timestamp) = (c.video_id, c.timestamp) "
-                f"AND {_SAME} RETURNING 1) "
-                "SELECT count(*) FROM deleted"
-            )
+                "WITH deleted AS (DELETE FROM video_stats_log WHERE timestamp >= :since "
+                "AND timestamp < :until AND seq IS NOT NULL RETURNING 1) SELECT count(*) FROM deleted"
+            ),
+            {"since": span.since, "until": span.until},
         )
         return int(deleted.one())
+
+    async def count_written(self, span: Pin) -> int:
+        """How many rows of a span are no copies."""
+        query = text(
+            "SELECT count(*) FROM video_stats_log "
+            "WHERE timestamp >= :since AND timestamp < :until AND seq IS NULL"
+        )
+        return int(
+            await self.session.scalar(query, {"since": span.since, "until": span.until}) or 0
+        )

@@ -9,6 +9,7 @@ protect from DROP.) Writers of samples are not held up by either lock.
 from __future__ import annotations
 
 import bisect
+import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.db.arrow import ArrowConnection
 from atlas.db.sql import identifier, literal
+from atlas.repositories.digests import Erased
 from atlas.repositories.erasure import FORGOTTEN, NOT_FORGOTTEN
 from atlas.repositories.hot.partitions import BOUNDS
 from atlas.tables.sample import SAMPLE, SAMPLE_SQL
@@ -34,19 +36,23 @@ HOT_SCHEMA = pa.schema(
 
 
 _HOT_FROM = f"""
-    SELECT (SELECT min(lower) FROM ({BOUNDS}) AS partition), metrics_seen
+    SELECT (SELECT min(lower) FROM ({BOUNDS}) AS partition), metrics_seen, owner::text
     FROM archive_control WHERE id = 1
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which samples: of these videos (None: all) but the ``excluded``, since ``since``, before ``until``."""
+    """Which samples: of these videos (None: all) but the ``excluded``, since ``since``, before ``until``.
+
+    ``erased`` are excluded as well: ids that are known by their hashes.
+    """
 
     video_ids: tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
     excluded: tuple[str, ...] = ()
+    erased: Erased | None = None
 
     def __post_init__(self) -> None:
         if self.video_ids is not None:
@@ -127,7 +133,8 @@ class Snapshot:
     ``files`` are those that can hold selected rows, ``skipped`` counts the others. ``hot_from`` is where
     the oldest attached partition begins (None: there is none). ``metrics_seen`` tells that the vault was
     ever found to hold appended metrics. ``adopted`` are appended files whose rows have moved into files
-    of the ledger; ``forgotten`` are ids whose rows do not count wherever they still lie.
+    of the ledger; ``forgotten`` are ids whose rows do not count wherever they still lie, ``erased`` those
+    that are known by their hashes alone. ``is_new`` tells that this database never had a vault.
     """
 
     hot: pa.Table
@@ -138,6 +145,8 @@ class Snapshot:
     metrics_seen: bool = True
     adopted: frozenset[str] = frozenset()
     forgotten: tuple[str, ...] = ()
+    erased: Erased | None = None
+    is_new: bool = False
 
 
 def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
@@ -152,14 +161,16 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
         )
         adopted = connection.rows("SELECT object_key FROM archive_files WHERE dataset = 'metrics'")
         forgotten = connection.rows(f"SELECT video_id, erased_at {FORGOTTEN}")
-        ((hot_from, metrics_seen),) = connection.rows(_HOT_FROM)
+        ((hot_from, metrics_seen, owner),) = connection.rows(_HOT_FROM)
+        digests = frozenset(one for (one,) in connection.rows("SELECT digest FROM erased_digests"))
         # while an erasure is under way, no count of the ledger can be trusted
         erasing = any(erased_at is None for _, erased_at in forgotten)
-        sources = [("video_stats_log", HOT_PRIORITY)]
+        # a restored row is a copy, and competes with cold ones by its seq
+        sources = [("video_stats_log", f"coalesce(seq, {HOT_PRIORITY})")]
         files = []
         for state, key, vault, seq, relation, first, last, first_id, last_id, rows, size in ledger:
             if state != "live":
-                sources.append((relation, SEALED_PRIORITY + seq))
+                sources.append((relation, str(SEALED_PRIORITY + seq)))
             elif selection.may_touch(first, last, first_id, last_id):
                 known = None if erasing else rows
                 files.append(ColdFile(key, vault, first, last, known, size, in_ledger=True))
@@ -180,6 +191,8 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
         metrics_seen=metrics_seen,
         adopted=frozenset(key for (key,) in adopted),
         forgotten=tuple(sorted(video_id for video_id, _ in forgotten)),
+        erased=Erased(uuid.UUID(owner), digests) if owner and digests else None,
+        is_new=owner is None,
     )
 
 

@@ -14,6 +14,7 @@ from atlas.errors import InvalidInput
 from atlas.logging import get_logger
 from atlas.parsing import MAX_COUNTER
 from atlas.repositories.base import Repository, chunks
+from atlas.repositories.digests import ErasedDigests
 from atlas.repositories.erasure import FORGOTTEN
 from atlas.tables.sample import COUNTERS, SAMPLE, SAMPLE_COLUMNS, SAMPLE_SQL
 from atlas.types import Sample, check_id, utc
@@ -29,7 +30,7 @@ _COPY_FROM = 500
 
 _ARRAYS = ", ".join(f"CAST(:{column.name} AS {column.sql}[])" for column in SAMPLE)
 _REPLACE = "ON CONFLICT (video_id, timestamp) DO UPDATE SET " + ", ".join(
-    f"{name} = excluded.{name}" for name in COUNTERS
+    [*(f"{name} = excluded.{name}" for name in COUNTERS), "seq = NULL"]
 )
 _UPSERT = text(
     f"INSERT INTO video_stats_log ({SAMPLE_SQL}) SELECT * FROM unnest({_ARRAYS}) {_REPLACE}"
@@ -53,7 +54,7 @@ RECORD_COLUMNS = ", ".join(
 COUNTER_COLUMNS = ", ".join(f"{name} bigint" for name in COUNTERS)
 
 _VALUES = operator.attrgetter(*SAMPLE_COLUMNS)
-_ANY_FORGOTTEN = text(f"SELECT EXISTS (SELECT {FORGOTTEN})")
+_ANY_FORGOTTEN = text(f"SELECT EXISTS (SELECT {FORGOTTEN}) OR EXISTS (SELECT FROM erased_digests)")
 _FORGOTTEN_AMONG = text(f"SELECT video_id {FORGOTTEN} AND video_id = ANY(CAST(:ids AS text[]))")
 
 
@@ -87,6 +88,7 @@ class Stats(Repository):
         if not await self.session.scalar(_ANY_FORGOTTEN):
             return newest
         ids = sorted({video_id for video_id, _ in newest})
+        await ErasedDigests(self.session).refused_among(ids)
         forgotten = set(await self.session.scalars(_FORGOTTEN_AMONG, {"ids": ids}))
         if not forgotten:
             return newest

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import select, text, update
+from sqlalchemy import text, update
 
 from atlas.models import ArchiveControl, ArchiveFile
 from atlas.repositories.ledger.files import LedgerReader, hold_fence
-from atlas.types import ArchiveState
 
 
 class ControlWriter(LedgerReader):
@@ -59,14 +58,23 @@ class ControlWriter(LedgerReader):
         )
 
     async def claim_vault(self, vault: str) -> None:
-        """Bind this database to a vault and draw its owner mark, where that has not happened."""
+        """Bind this database to a vault and draw its owner mark, where that has not happened; one that never
+        ran is bound anew."""
         await self.session.execute(
             text(
-                "UPDATE archive_control SET vault = coalesce(vault, :vault), "
+                "UPDATE archive_control SET "
+                "vault = CASE WHEN nonce IS NULL THEN :vault ELSE coalesce(vault, :vault) END, "
                 "owner = coalesce(owner, gen_random_uuid()) WHERE id = 1"
             ),
             {"vault": vault},
         )
+
+    async def move_to(self, vault: str) -> None:
+        """Every file lies in another vault from the commit on, under the same name."""
+        await self.session.execute(
+            update(ArchiveControl).where(ArchiveControl.id == 1).values(vault=vault)
+        )
+        await self.session.execute(update(ArchiveFile).values(vault=vault))
 
     async def announce(self, nonce: uuid.UUID, fence: int) -> None:
         """Say which nonce the next swap of the vault's epoch will carry. Raises `LeaseLost`.
@@ -87,14 +95,5 @@ class ControlWriter(LedgerReader):
         await self.session.execute(
             update(ArchiveControl)
             .where(ArchiveControl.id == 1)
-            .values(epoch=epoch, nonce=nonce, pending_nonce=None)
+            .values(epoch=epoch, nonce=nonce, pending_nonce=None, adopting_from=None)
         )
-
-    async def other_vaults(self, vault: str) -> list[str]:
-        """Vaults other than ``vault`` that ledger rows name."""
-        rows = await self.session.scalars(
-            select(ArchiveFile.vault)
-            .where(ArchiveFile.state != ArchiveState.GONE, ArchiveFile.vault != vault)
-            .distinct()
-        )
-        return list(rows)

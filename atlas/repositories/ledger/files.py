@@ -7,10 +7,11 @@ of the archiver and raise `LeaseLost` when a later archiver has taken over.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, text, update
+from sqlalchemy import ColumnElement, and_, func, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.db.sql import identifier
@@ -142,6 +143,19 @@ class LedgerReader:
         """Every file whose object must not be touched: all but those that are gone."""
         return await self._files(ArchiveFile.state != ArchiveState.GONE)
 
+    async def other_vaults(self, vault: str) -> list[str]:
+        """Vaults other than ``vault`` that ledger rows name."""
+        rows = await self.session.scalars(
+            select(ArchiveFile.vault)
+            .where(ArchiveFile.state != ArchiveState.GONE, ArchiveFile.vault != vault)
+            .distinct()
+        )
+        return list(rows)
+
+    async def all_files(self) -> list[FileRecord]:
+        """Every ledger row, oldest seq first."""
+        return await self._files(true())
+
     async def _files(self, condition: ColumnElement[bool]) -> list[FileRecord]:
         rows = await self.session.execute(
             select(*_FIELDS).where(condition).order_by(ArchiveFile.seq)
@@ -213,7 +227,27 @@ class LedgerWriter(LedgerReader):
 
     async def add(self, new: NewFile, *, relation: str | None = None) -> FileRecord:
         """Write the ledger row of a file that is about to be made."""
-        is_late = await self.session.scalar(
+        row = ArchiveFile(
+            dataset=new.dataset,
+            object_key=new.object_key,
+            vault=new.vault,
+            seq=new.seq,
+            batch_id=new.batch_id,
+            relation=relation,
+            slice_start=new.slice_start,
+            slice_end=new.slice_end,
+            is_late=await self.is_late(new),
+            merged=new.merged,
+        )
+        self.session.add(row)
+        await self.session.flush()
+        return await self.get(row.id)
+
+    async def is_late(self, new: NewFile) -> bool:
+        """Whether a slice overlaps one that is known."""
+        if new.dataset is not Dataset.STATS or new.merged:
+            return False
+        found = await self.session.scalar(
             select(
                 select(ArchiveFile.id)
                 .where(
@@ -225,21 +259,7 @@ class LedgerWriter(LedgerReader):
                 .exists()
             )
         )
-        row = ArchiveFile(
-            dataset=new.dataset,
-            object_key=new.object_key,
-            vault=new.vault,
-            seq=new.seq,
-            batch_id=new.batch_id,
-            relation=relation,
-            slice_start=new.slice_start,
-            slice_end=new.slice_end,
-            is_late=bool(is_late) and new.dataset is Dataset.STATS and not new.merged,
-            merged=new.merged,
-        )
-        self.session.add(row)
-        await self.session.flush()
-        return await self.get(row.id)
+        return bool(found)
 
     async def get(self, file_id: int) -> FileRecord:
         """The ledger row. Raises `NotFound`."""
@@ -307,13 +327,25 @@ class LedgerWriter(LedgerReader):
         await self.session.flush()
         return await self.get(dropped.id)
 
-    async def abandon(self, file_id: int) -> None:
-        """Forget an open file whose rows never left their table, or their other files."""
+    async def give_up(self, files: Sequence[FileRecord]) -> None:
+        """Any open state -> gone, for files whose rows lie in their inputs too.
+
+        The row stays: an object of this name, now or later, is known to be dead and no sign that the database
+        went back.
+        """
         await self.session.execute(
-            delete(ArchiveFile).where(
-                ArchiveFile.id == file_id,
+            update(ArchiveFile)
+            .where(
+                ArchiveFile.id.in_([file.id for file in files]),
                 ArchiveFile.relation.is_(None),
                 ArchiveFile.state.in_(OPEN_STATES),
+            )
+            .values(
+                state=ArchiveState.GONE,
+                row_count=func.coalesce(ArchiveFile.row_count, 0),
+                byte_size=func.coalesce(ArchiveFile.byte_size, 0),
+                sha256=func.coalesce(ArchiveFile.sha256, ""),
+                fingerprint=func.coalesce(ArchiveFile.fingerprint, ""),
             )
         )
 

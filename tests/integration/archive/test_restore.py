@@ -92,7 +92,7 @@ async def test_a_correction_of_a_restored_sample_outlives_the_release(
     wanted = as_written([*rows, corrected, late])
     assert await visible(database, vault) == wanted
     report = await archiver.release()
-    assert (report.rows, report.kept) == (len(inside(rows)) - 1, 1)
+    assert (report.rows, report.kept) == (len(inside(rows)) - 1, 2)
     assert await visible(database, vault) == wanted
     assert (await archiver.run(WEEK)).rows == 2
     assert await visible(database, vault) == wanted

@@ -1,0 +1,189 @@
+"""What an object in a data folder says of itself, and whether it is true."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from atlas.archive.export.samples import Bounds, read_back
+from atlas.repositories.digests import digest
+from atlas.repositories.ledger.adoption import FoundFile
+from atlas.repositories.ledger.files import FileFacts, NewFile
+from atlas.tables.fingerprint import Fingerprint, rows_fingerprint
+from atlas.tables.parquet import ROW_GROUP_ROWS, UNDECODABLE
+from atlas.tables.sample import stated_columns
+from atlas.types import Dataset, ObjectStore
+
+#: What reading an object that is not whole, or not Atlas's, raises.
+NOT_WHOLE = (*UNDECODABLE, pa.ArrowException, EOFError, KeyError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What a file says of itself in its footer."""
+
+    owner: uuid.UUID
+    rows: int
+    fingerprint: str
+    new: NewFile
+
+
+def look_at(store: ObjectStore, key: str) -> Footer | None:
+    """The footer of an object, a ranged read or two; None if there is no such object.
+
+    Raises one of `NOT_WHOLE` for what is no whole file of Atlas.
+    """
+    source: BinaryIO | None = store.open(key)
+    if source is None:
+        return None
+    with source:
+        return _footer(pq.read_metadata(source).metadata or {}, key, store.identity)
+
+
+@dataclass(slots=True)
+class Sieve:
+    """What is looked for in the rows of a file, and was found there.
+
+    Ids that are ``forgotten`` or that have one of the ``digests``; the keys of rows whose ``seq`` is that of
+    a slice above ``since``, where there may be hot rows (``hot_from`` to ``hot_until``).
+    """
+
+    owner: uuid.UUID
+    forgotten: frozenset[str] = frozenset()
+    digests: frozenset[bytes] = frozenset()
+    is_later_slice: Callable[[int], bool] = lambda seq: False
+    hot_from: datetime | None = None
+    hot_until: datetime | None = None
+    met: set[str] = field(default_factory=set)
+    later: list[pa.Table] = field(default_factory=list)
+
+    def see_ids(self, ids: pa.Array) -> None:
+        """Look at the ids of some rows."""
+        if not (self.forgotten or self.digests):
+            return
+        for one in pc.unique(ids).to_pylist():
+            if one in self.forgotten or digest(self.owner, one) in self.digests:
+                self.met.add(one)
+
+    def see(self, batch: pa.RecordBatch) -> None:
+        """Look at some samples."""
+        self.see_ids(batch["video_id"])
+        if self.hot_from is None or self.hot_until is None:
+            return
+        seqs = [one for one in pc.unique(batch["seq"]).to_pylist() if self.is_later_slice(one)]
+        if not seqs:
+            return
+        first, last = (
+            pa.scalar(one, pa.timestamp("us", "UTC")) for one in (self.hot_from, self.hot_until)
+        )
+        inside = pc.and_(
+            pc.greater_equal(batch["timestamp"], first), pc.less_equal(batch["timestamp"], last)
+        )
+        mask = pc.and_(inside, pc.is_in(batch["seq"], value_set=pa.array(seqs, pa.int64())))
+        rows = pa.Table.from_batches([batch]).select(["video_id", "timestamp", "seq"]).filter(mask)
+        if rows.num_rows:
+            self.later.append(rows)
+
+
+def examine(store: ObjectStore, key: str, folder: Path, sieve: Sieve) -> FoundFile | None:
+    """Read an object whole and compare it with its own footer; None if there is no such object.
+
+    Raises one of `NOT_WHOLE`, which says what is wrong, for what is not a whole file of the sieve's owner.
+    """
+    sieve.later.clear()
+    fetched = read_back(store, key, folder)
+    if fetched is None:
+        return None
+    path, sha256 = fetched
+    with pq.ParquetFile(path) as file:
+        footer = _footer(file.metadata.metadata or {}, key, store.identity)
+        if footer.owner != sieve.owner:
+            raise ValueError(f"it belongs to another database, {footer.owner}")
+        collected: list[str] = []
+        if footer.new.dataset is Dataset.VIDEOS:
+            table = file.read()
+            collected = table["id"].to_pylist()
+            sieve.see_ids(table["id"])
+            facts = _facts_of_videos(table, path, sha256)
+        else:
+            facts = _facts_of_samples(file, path, sha256, sieve)
+    if (facts.row_count, facts.fingerprint) != (footer.rows, footer.fingerprint):
+        raise ValueError("its rows are not those that its footer tells of")
+    return FoundFile(footer.new, facts, collected)
+
+
+def _footer(metadata: dict[bytes, bytes], key: str, vault: str) -> Footer:
+    said = {name.decode(): value.decode() for name, value in metadata.items()}
+    if "atlas.owner" not in said:
+        raise ValueError("it has no owner's mark")
+    return Footer(
+        uuid.UUID(said["atlas.owner"]),
+        int(said["atlas.rows"]),
+        said["atlas.fingerprint"],
+        NewFile(
+            Dataset(said["atlas.dataset"]),
+            key,
+            vault,
+            int(said["atlas.seq"]),
+            datetime.fromisoformat(said["atlas.slice_start"]),
+            datetime.fromisoformat(said["atlas.slice_end"]),
+            uuid.UUID(said["atlas.batch_id"]),
+            merged=said.get("atlas.merged") == "true",
+        ),
+    )
+
+
+def _facts_of_videos(table: pa.Table, path: Path, sha256: str) -> FileFacts:
+    ids = pc.min_max(table["id"]).as_py()
+    return FileFacts(
+        table.num_rows,
+        path.stat().st_size,
+        sha256,
+        rows_fingerprint(table),
+        None,
+        None,
+        ids["min"],
+        ids["max"],
+    )
+
+
+def _facts_of_samples(file: pq.ParquetFile, path: Path, sha256: str, sieve: Sieve) -> FileFacts:
+    samples, bounds = Fingerprint(stated_columns(file.metadata.metadata or {})), Bounds()
+    for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
+        samples.update(batch)
+        bounds.see(batch)
+        bounds.see_sorted(batch)
+        sieve.see(batch)
+    return FileFacts(
+        samples.rows,
+        path.stat().st_size,
+        sha256,
+        samples.hex,
+        bounds.min_timestamp,
+        bounds.max_timestamp,
+        bounds.min_video_id,
+        bounds.max_video_id,
+    )
+
+
+def ids_in(store: ObjectStore, key: str, column: str, sieve: Sieve) -> None:
+    """Show the sieve the ids of a file that the ledger knows, reading no other column."""
+    source = store.open(key)
+    if source is None:
+        return
+    with source, pq.ParquetFile(source) as file:
+        for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=[column]):
+            sieve.see_ids(batch[column])
+
+
+def whole(found: FoundFile | None, known: Collection[str | None]) -> bool:
+    """Whether an object was found whole, and with the SHA-256 that the ledger knows, if it knows one."""
+    return found is not None and all(one in (None, found.facts.sha256) for one in known)

@@ -1,0 +1,49 @@
+"""Hot rows that are older than what the vault holds: removed by an adoption, and kept aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+
+class StaleSamples:
+    """The steps inside the caller's transaction."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def remove(self, later: Sequence[pa.Table]) -> int:
+        """Move aside the hot rows that have the key of a row in ``later`` (video_id, timestamp, seq); returns
+        how many. Restored rows stay: they compete by their ``seq``."""
+        if not later:
+            return 0
+        await self.session.execute(
+            text(
+                'CREATE TEMP TABLE later_samples (video_id text COLLATE "C", timestamp timestamptz, '
+                "seq bigint) ON COMMIT DROP"
+            )
+        )
+        connection = await (await self.session.connection()).get_raw_connection()
+        driver = connection.driver_connection
+        assert driver is not None
+        for table in later:
+            columns = [table[name].to_pylist() for name in ("video_id", "timestamp", "seq")]
+            await driver.copy_records_to_table(
+                "later_samples",
+                records=list(zip(*columns, strict=True)),
+                columns=("video_id", "timestamp", "seq"),
+            )
+        removed = await self.session.scalar(
+            text(
+                "WITH removed AS (DELETE FROM video_stats_log h USING later_samples l "
+                "WHERE (h.video_id, h.timestamp) = (l.video_id, l.timestamp) AND h.seq IS NULL "
+                "RETURNING h.video_id, h.timestamp, h.views, h.likes, h.comment_count, l.seq), "
+                "kept AS (INSERT INTO stale_samples "
+                "(video_id, timestamp, views, likes, comment_count, outdated_by) "
+                "SELECT * FROM removed RETURNING 1) SELECT count(*) FROM kept"
+            )
+        )
+        return int(removed or 0)

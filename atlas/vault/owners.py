@@ -1,0 +1,52 @@
+"""Whose a vault is, as the vault itself tells."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+from atlas.errors import CorruptObject, WrongVault
+from atlas.types import ObjectStore
+
+#: The mark of the one database that may write here.
+OWNER_KEY = "_atlas/owner.json"
+#: Where each database that ever archived here has its epoch.
+EPOCHS = "_atlas/epochs"
+#: What to do about it.
+WRONG_VAULT_HINT = (
+    "give this database a VAULT_PREFIX of its own; or, if it is that one, restored from a backup or new "
+    "after a loss, run `atlas vault adopt`"
+)
+
+
+def owner_of(store: ObjectStore) -> uuid.UUID | None:
+    """Whose the prefix is, as it is written there."""
+    raw = store.get_bytes(OWNER_KEY)
+    if raw is None:
+        return None
+    try:
+        return uuid.UUID(json.loads(raw)["owner"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptObject(f"{OWNER_KEY} names no owner", path=OWNER_KEY) from error
+
+
+def owners_with_epoch(store: ObjectStore) -> frozenset[uuid.UUID]:
+    """The owner mark of every database that has an epoch here; one listing."""
+    found = set()
+    for info in store.list(EPOCHS):
+        try:
+            found.add(uuid.UUID(info.key.rsplit("/", 1)[-1].removesuffix(".json")))
+        except ValueError as error:
+            raise CorruptObject(f"{info.key} names no owner", path=info.key) from error
+    return frozenset(found)
+
+
+def refuse_stranger(store: ObjectStore) -> None:
+    """Raise `WrongVault` where a database that never archived looks into another one's vault."""
+    claimed = owner_of(store)
+    owners = owners_with_epoch(store) | ({claimed} if claimed is not None else set())
+    if owners:
+        raise WrongVault(
+            f"{store.identity} belongs to another database: {', '.join(map(str, sorted(owners)))}",
+            hint=WRONG_VAULT_HINT,
+        )
