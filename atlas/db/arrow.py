@@ -23,6 +23,7 @@ from atlas.db import sessions
 from atlas.db.errors import from_sqlstate, pool_timeout, translate
 from atlas.db.url import translate_url, with_setting
 from atlas.errors import AtlasError, ConfigurationError, DatabaseUnavailable
+from atlas.forks import renew_in_child
 
 #: Large enough to be quick, small enough that work on one batch overlaps with the coming of the next.
 _BATCH_BYTES = str(4 << 20)
@@ -131,7 +132,10 @@ def _turns() -> threading.BoundedSemaphore:
     """The turns of this process, as many as the settings have now."""
     size = get_settings().database_pool_size + sessions.OVERFLOW
     with _limit_lock:
-        return _limit.setdefault(size, threading.BoundedSemaphore(size))
+        if size not in _limit:
+            _limit[size] = turns = threading.BoundedSemaphore(size)
+            renew_in_child(turns, lambda _: _limit.pop(size, None))
+        return _limit[size]
 
 
 def _connect(libpq_url: str) -> Any:

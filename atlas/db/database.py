@@ -25,6 +25,7 @@ from atlas.db import embedded, sessions
 from atlas.db.errors import translate
 from atlas.db.url import Target, translate_url
 from atlas.errors import AtlasError, ConfigurationError
+from atlas.forks import renew_in_child
 from atlas.logging import get_logger
 
 log = get_logger(__name__)
@@ -35,6 +36,10 @@ Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 HEALTH_TIMEOUT = 10.0
 #: Seconds for which a connection that was used is taken to work, unless it is seen to be closed.
 _FRESH_SECONDS = 5.0
+
+
+#: Kept for ever, because a connection that is collected closes itself.
+_parents: list[object] = []
 
 
 class Database:
@@ -50,6 +55,7 @@ class Database:
         self._url = url
         self._engine_options = engine_options
         self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+        renew_in_child(self, Database._leave_to_parent)
 
     def __repr__(self) -> str:
         if self._url is None:
@@ -203,6 +209,12 @@ class Database:
             await pool.engine.dispose()
             if self._pools.get(loop) is pool:
                 del self._pools[loop]
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the connections are the parent's, and closing them would end its sessions."""
+        if self._pools:
+            _parents.append(self._pools)
+        self._pools = {}
 
     def _forget_closed_loops(self) -> None:
         # only a loop closed without shutdown_asyncgens leaves its pool behind

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atlas.errors import CorruptObject, VaultError
+from atlas.forks import renew_in_child
 from atlas.repositories.hot.snapshot import ColdFile, Selection
 from atlas.tables.checksum import check_footer
 from atlas.tables.sample import KEY
@@ -79,6 +80,10 @@ class FooterCache:
         self.limit = limit
         self.bytes = 0
         self._footers: OrderedDict[tuple[str, str, int | None], Footer] = OrderedDict()
+        self._unlock()
+        renew_in_child(self, FooterCache._unlock)
+
+    def _unlock(self) -> None:
         self._lock = threading.Lock()
 
     def get(self, cold: ColdFile) -> Footer | None:

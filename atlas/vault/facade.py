@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from atlas.config import get_settings
 from atlas.errors import CorruptObject, InvalidInput, VaultUnavailable
+from atlas.forks import renew_in_child
 from atlas.tables.parquet import VISUALS_SCHEMA, open_writer
 from atlas.types import ObjectStore, ReadableStore, check_id
 from atlas.vault import files
@@ -61,6 +62,10 @@ class Vault:
         self.store = store
         self._home = home
         self._pace = pace
+        self._open_anew()
+        renew_in_child(self, Vault._open_anew)
+
+    def _open_anew(self) -> None:
         self._spools: dict[str, Spool] = {}
         self._outboxes: dict[str, Outbox] = {}
         self._spools_lock = threading.Lock()

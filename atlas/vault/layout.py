@@ -138,10 +138,15 @@ def as_date(value: date | datetime | str | None, *, now: datetime | None = None)
             parsed = datetime.fromisoformat(value.strip())
         except ValueError:
             parsed = None
-    if isinstance(parsed, datetime):
-        return parsed.astimezone(UTC).date() if parsed.tzinfo else parsed.date()
-    if isinstance(parsed, date):
-        return parsed
+    try:
+        # pandas' NaT is a datetime too, one that has no year
+        if isinstance(parsed, datetime) and isinstance(parsed.year, int):
+            return parsed.astimezone(UTC).date() if parsed.tzinfo else parsed.date()
+    except OverflowError:
+        pass  # outside of the calendar in UTC
+    else:
+        if isinstance(parsed, date) and not isinstance(parsed, datetime):
+            return parsed
     raise InvalidInput(
         f"date cannot be taken: {value!r:.80}",
         field="date",

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from atlas.forks import renew_in_child
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -19,7 +21,9 @@ AT_ONCE = 16
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="atlas-offload")
+    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="atlas-offload")
+    renew_in_child(pool, lambda _: _pool.cache_clear())
+    return pool
 
 
 async def offload(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from atlas.config import Settings, get_settings
 from atlas.errors import ConfigurationError, InvalidInput
+from atlas.forks import renew_in_child
 from atlas.types import ObjectStore
 from atlas.vault.facade import Vault
 from atlas.vault.layout import check_folder
@@ -132,12 +133,16 @@ class DefaultVault(Vault):
     """The vault of the current settings, which are read at its first use."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._unlock()
+        renew_in_child(self, DefaultVault._unlock)
         self._settings: Settings | None = None
         self._vault: Vault | None = None
 
     def __repr__(self) -> str:
         return "<the default vault>"  # a repr reads no settings
+
+    def _unlock(self) -> None:
+        self._lock = threading.RLock()
 
     @property
     def store(self) -> ObjectStore:

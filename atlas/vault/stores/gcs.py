@@ -24,6 +24,7 @@ from atlas.errors import (
     VaultUnavailable,
     VerificationFailed,
 )
+from atlas.forks import renew_in_child
 from atlas.types import ObjectInfo
 from atlas.vault.layout import check_folder, check_key
 from atlas.vault.stores.base import FsspecStore, Source, local_copy, taken
@@ -56,6 +57,8 @@ class GCSStore(FsspecStore):
         super().__init__(f"gs://{root}", f"gs://{root}/")
         self._bucket, self._root = bucket, f"{root}/"
         self._token, self._endpoint = token, endpoint
+        # the client has a thread, and refuses to work in a forked child
+        renew_in_child(self, lambda store: store.__dict__.pop("fs", None))
 
     @cached_property
     def fs(self) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from atlas.errors import VaultUnavailable
+from atlas.forks import renew_in_child
 from atlas.retry import retry_unavailable
 from atlas.types import ObjectInfo, ObjectStore
 
@@ -42,6 +43,10 @@ class PatientStore:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._take_turns_anew()
+        renew_in_child(self, PatientStore._take_turns_anew)
+
+    def _take_turns_anew(self) -> None:
         self._turns = threading.BoundedSemaphore(AT_ONCE)
 
     def __repr__(self) -> str:
