@@ -152,7 +152,7 @@ class Settings(SettingNames, BaseSettings):
     hydra_max_wait_seconds: float = Field(150.0, ge=0)
 
     janitor_enabled: bool = True
-    janitor_retention_days: int = Field(7, ge=1)
+    janitor_retention_days: int = Field(7, ge=1, le=36_500)
     janitor_safety_check: bool = True
     janitor_unfinished_days: int | None = Field(default=None, ge=1)
     """Days after which a video that is not DONE is given up and removed like a finished one; None: never."""

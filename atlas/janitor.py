@@ -26,6 +26,7 @@ from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError
 from atlas.events import bus_of
 from atlas.logging import get_logger
+from atlas.parsing import parse_age
 from atlas.repositories.finished_videos import Doomed, DoomedVideo
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.stats import EARLIEST
@@ -68,6 +69,7 @@ class Janitor:
         if not settings.janitor_enabled:
             return {"deleted": 0, "reason": "disabled"}
         days = settings.janitor_retention_days if retention_days is None else retention_days
+        age = parse_age(days, field="retention_days")
         safe_only = settings.janitor_safety_check
         if not dry_run:
             await self._partitions_ahead()
@@ -78,7 +80,7 @@ class Janitor:
         async with self.database.transaction(read_only=True) as session:
             now = await session.scalar(text("SELECT now()"))
             assert isinstance(now, datetime)
-            cutoff = now - timedelta(days=days)
+            cutoff = now - age
             eligible = await _doomed(session, cutoff, safe_only=safe_only).count()
         if not eligible:
             return {"deleted": 0, "reason": "none_eligible"}

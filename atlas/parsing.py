@@ -6,13 +6,17 @@ naming row and field; nothing is guessed.
 
 from __future__ import annotations
 
+import math
 import numbers
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 from atlas.errors import InvalidInput
+from atlas.types import utc
 
 #: Largest counter that PostgreSQL's bigint and Parquet's int64 hold.
 MAX_COUNTER = 2**63 - 1
+#: Days of the longest age that anything is asked for by.
+MAX_DAYS = 36_500
 
 
 def parse_counter(value: object, *, field: str, row: int | None = None) -> int | None:
@@ -55,6 +59,25 @@ def parse_moment(value: object, *, field: str, row: int | None = None) -> dateti
         raise invalid(value, field, row, "this is outside the calendar in UTC") from None
     # plain and in microseconds, also where a subclass counts nanoseconds
     return datetime.combine(moment.date(), moment.time(), UTC)
+
+
+def parse_boundary(value: object, *, field: str) -> datetime | None:
+    """A boundary of time that a person or a program gives: an aware datetime, a date (its midnight in UTC)
+    or ISO 8601 text (UTC where it has no zone); None stays None."""
+    if isinstance(value, datetime):
+        return utc(value, field=field)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return parse_moment(value, field=field)
+
+
+def parse_age(days: object, *, field: str) -> timedelta:
+    """A number of days, from 0 to 100 years."""
+    if isinstance(days, numbers.Real) and not isinstance(days, bool):
+        number = float(days)
+        if math.isfinite(number) and 0 <= number <= MAX_DAYS:
+            return timedelta(days=number)
+    raise invalid(days, field, None, f"give a number of days from 0 to {MAX_DAYS}")
 
 
 def invalid(value: object, field: str, row: int | None, hint: str) -> InvalidInput:

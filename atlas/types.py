@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
 
 from atlas.errors import InvalidInput
 
@@ -24,6 +24,7 @@ __all__ = [
     "ReadableStore",
     "Sample",
     "SearchStatus",
+    "Taken",
     "TrackingTier",
     "Video",
     "VideoStatus",
@@ -147,6 +148,17 @@ class Video:
     priority: int = 0
 
 
+class Taken(int):
+    """How many of a batch were taken, and in ``left_out`` why the others were not (row, field, value)."""
+
+    left_out: tuple[InvalidInput, ...]
+
+    def __new__(cls, number: int, left_out: tuple[InvalidInput, ...] = ()) -> Self:
+        self = super().__new__(cls, number)
+        self.left_out = left_out
+        return self
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """An object in the vault. ``modified_at`` is the store's own time, timezone-aware."""
@@ -243,7 +255,16 @@ def check_id(value: object, *, field: str = "video_id", row: int | None = None) 
 
 
 def utc(value: datetime, *, field: str = "timestamp", row: int | None = None) -> datetime:
-    """Return ``value`` if it is timezone-aware, else raise `InvalidInput`."""
+    """Return ``value`` if it is a timezone-aware time, else raise `InvalidInput`."""
+    # pandas' NaT is a datetime too, one that has no year
+    if not isinstance(value, datetime) or not isinstance(value.year, int):
+        raise InvalidInput(
+            f"{field} is no time: {value!r:.80}",
+            row=row,
+            field=field,
+            value=value,
+            hint="give a timezone-aware datetime",
+        )
     if value.tzinfo is not None and value.utcoffset() is not None:
         return value
     raise InvalidInput(

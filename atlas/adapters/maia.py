@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from atlas.adapters.maia_ghost import GhostTrackingMixin
 from atlas.adapters.rows import JanitorResult, SearchTerm, TrackerTarget, VideoWork
@@ -14,13 +14,13 @@ from atlas.db import Database, db
 from atlas.errors import InvalidInput
 from atlas.ingest import parse_sample, record_samples
 from atlas.logging import get_logger
-from atlas.parsing import parse_counter
+from atlas.parsing import parse_age, parse_counter
 from atlas.repositories.leases import Head
 from atlas.repositories.search_queue import SearchQueue
 from atlas.repositories.videos import Videos, Work
 from atlas.repositories.watchlist import NewEntry, Watchlist
 from atlas.scheduling.calendar import Calendar
-from atlas.types import Sample, SearchStatus, VideoStatus, check_id
+from atlas.types import Channel, Sample, SearchStatus, Taken, Video, VideoStatus, check_id
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -30,6 +30,22 @@ if TYPE_CHECKING:
 __all__ = ["MaiaDAO"]
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
+
+
+def _each(
+    items: Iterable[Any], parse: Callable[[Any, int], T]
+) -> tuple[list[T], tuple[InvalidInput, ...]]:
+    """What could be read of each item, and the errors of the others."""
+    found, errors = [], []
+    for row, item in enumerate(items):
+        try:
+            found.append(parse(item, row))
+        except InvalidInput as error:
+            log.warning("item_left_out", row=row, field=error.field, error=str(error))
+            errors.append(error)
+    return found, tuple(errors)
 
 
 class MaiaDAO(GhostTrackingMixin):
@@ -108,27 +124,28 @@ class MaiaDAO(GhostTrackingMixin):
         in the scribe and painter batches. Raises `InvalidInput` for a time or duration that cannot
         be read.
         """
-        await self._ingest([video_data], priority_override or 0)
+        try:
+            item_id(video_data)
+        except InvalidInput as error:
+            log.warning("video_without_usable_id", error=str(error))
+            return
+        await self._write([parse_video(video_data, priority=priority_override or 0)])
 
-    async def ingest_videos(self, items: Sequence[Mapping[str, Any]]) -> int:
-        """`ingest_video_metadata` for many, in one round trip; returns how many videos were taken."""
-        return await self._ingest(items, 0)
+    async def ingest_videos(self, items: Sequence[Mapping[str, Any]]) -> Taken:
+        """`ingest_video_metadata` for many, in one round trip; returns how many videos were taken.
 
-    async def _ingest(self, items: Sequence[Mapping[str, Any]], priority: int) -> int:
-        videos, channels = [], []
-        for row, item in enumerate(items):
-            try:
-                item_id(item)
-            except (InvalidInput, AttributeError):
-                log.warning("video_without_usable_id", row=row)
-                continue
-            video, channel = parse_video(item, priority=priority, row=row)
-            videos.append(video)
-            if channel is not None:
-                channels.append(channel)
-        if not videos:
+        An item that cannot be taken costs itself only: it is logged, and in ``left_out`` of what is
+        returned.
+        """
+        found, errors = _each(items, lambda item, row: parse_video(item, row=row))
+        return Taken(await self._write(found), errors)
+
+    async def _write(self, found: Sequence[tuple[Video, Channel | None]]) -> int:
+        if not found:
             return 0
+        channels = [channel for _, channel in found if channel is not None]
         async with self.database.transaction() as session:
+            videos = [video for video, _ in found]
             taken = await Videos(session).discover(videos, channels)
             if taken.new and get_settings().watchlist_on_ingest:
                 published = {video.id: video.published_at for video in videos}
@@ -173,17 +190,17 @@ class MaiaDAO(GhostTrackingMixin):
 
         return await record_samples(self.database, samples)
 
-    async def update_video_stats_batch(self, items: Sequence[Mapping[str, Any]]) -> int:
+    async def update_video_stats_batch(self, items: Sequence[Mapping[str, Any]]) -> Taken:
         """Report fetched counters from raw API items (``id``, ``statistics``), and end the leases.
 
-        Items without any counter are reported too, but give no sample. Returns the number of samples.
+        Items without any counter are reported too, but give no sample. Returns the number of samples. An
+        item that cannot be taken costs itself only: it is logged, and in ``left_out`` of what is returned.
         """
-        fetched = [
-            (item_id(item, row=row), parse_statistics(item, row=row))
-            for row, item in enumerate(items)
-        ]
+        fetched, errors = _each(
+            items, lambda item, row: (item_id(item, row=row), parse_statistics(item, row=row))
+        )
         if not fetched:
-            return 0
+            return Taken(0, errors)
 
         def samples(now: datetime) -> list[Sample]:
             return [
@@ -195,7 +212,7 @@ class MaiaDAO(GhostTrackingMixin):
         async def report(session: AsyncSession, now: datetime) -> None:
             await Videos(session).sampled((video_id for video_id, _ in fetched), now)
 
-        return await record_samples(self.database, samples, then=report)
+        return Taken(await record_samples(self.database, samples, then=report), errors)
 
     async def fetch_scribe_batch(self, batch_size: int = 10) -> list[VideoWork]:
         """Lease open videos without a transcript, oldest first.
@@ -269,7 +286,7 @@ class MaiaDAO(GhostTrackingMixin):
         from atlas.archive import Archiver
 
         report = await Archiver(self.database, self.vault).run(
-            older_than=timedelta(days=retention_days), max_rows=batch_size
+            older_than=parse_age(retention_days, field="retention_days"), max_rows=batch_size
         )
         return report.rows
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.adapters.rows import TrackingRow
 from atlas.errors import InvalidInput
-from atlas.parsing import parse_moment
+from atlas.parsing import invalid, parse_moment
 from atlas.repositories.watchlist import DueVideo, NewEntry, TrackingReport, Watchlist
 from atlas.scheduling import AgePolicy
 from atlas.types import TrackingTier, check_id
@@ -109,6 +109,8 @@ def _tier(value: object, *, field: str, row: int | None = None) -> TrackingTier:
 
 
 def _report(update: Mapping[str, Any], row: int) -> TrackingReport:
+    if not isinstance(update, Mapping):
+        raise invalid(update, "update", row, "give a mapping with a video_id")
     return TrackingReport(
         check_id(update.get("video_id"), row=row),
         _tier(update.get("tracking_tier"), field="tracking_tier", row=row),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atlas.errors import InvalidInput
-from atlas.parsing import parse_counter, parse_moment
+from atlas.parsing import invalid, parse_counter, parse_moment
 from atlas.tables.sample import WATCHED
 from atlas.types import Channel, Video, check_id
 
@@ -23,6 +23,8 @@ _SECONDS = {"weeks": 604_800, "days": 86_400, "hours": 3_600, "minutes": 60, "se
 
 def item_id(item: Mapping[str, Any], *, row: int | None = None) -> str:
     """The video's id: ``id``, or ``id.videoId`` in a search result. Raises `InvalidInput`."""
+    if not isinstance(item, Mapping):
+        raise invalid(item, "item", row, "give an item of the API: a mapping")
     found = item.get("id")
     return check_id(found.get("videoId") if isinstance(found, Mapping) else found, row=row)
 
@@ -31,10 +33,11 @@ def parse_video(
     item: Mapping[str, Any], *, priority: int = 0, row: int | None = None
 ) -> tuple[Video, Channel | None]:
     """The video and its channel, as far as the item tells; raises `InvalidInput`."""
+    video_id = item_id(item, row=row)
     snippet, details = _part(item, "snippet"), _part(item, "contentDetails")
     channel = _channel(snippet)
     video = Video(
-        id=item_id(item, row=row),
+        id=video_id,
         title=_text(snippet.get("title")) or "",
         channel_id=channel.id if channel else None,
         published_at=parse_moment(snippet.get("publishedAt"), field="publishedAt", row=row),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
@@ -31,7 +31,9 @@ from atlas.archive.recovery.moving import MoveReport, move_vault
 from atlas.archive.session import Steps
 from atlas.config import get_settings
 from atlas.db import Database, db
+from atlas.errors import InvalidInput
 from atlas.logging import get_logger
+from atlas.parsing import parse_age, parse_boundary, parse_moment
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.ledger.files import LedgerReader
 from atlas.types import ObjectStore, Progress, check_id
@@ -178,8 +180,13 @@ class Archiver:
         found in PostgreSQL before its part commits. Raises `InvalidInput` for a naive time or a
         span that HOT_MAX_BYTES has no room for, else as `compact` does.
         """
+        first, last = parse_boundary(since, field="since"), parse_boundary(until, field="until")
+        if first is None or last is None:
+            raise InvalidInput(
+                "restore wants both ends", field="since", hint="give since and until"
+            )
         async with self._held() as steps:
-            return await restore(steps, since, until, progress)
+            return await restore(steps, first, last, progress)
 
     async def release(
         self, since: datetime | None = None, until: datetime | None = None
@@ -189,8 +196,9 @@ class Archiver:
         Rows that were not written since are removed from PostgreSQL; the others stay and are archived by the
         next run. Readers notice nothing.
         """
+        first, last = parse_boundary(since, field="since"), parse_boundary(until, field="until")
         async with self._held() as steps:
-            return await release(steps, since, until)
+            return await release(steps, first, last)
 
     async def forget(
         self, video_ids: Iterable[str], *, progress: Progress | None = None
@@ -233,14 +241,17 @@ class Archiver:
             yield steps
 
     async def _cutoff(self, older_than: timedelta | datetime | None) -> datetime:
-        if isinstance(older_than, datetime):
-            return older_than if older_than.tzinfo else older_than.replace(tzinfo=UTC)
+        if older_than is not None and not isinstance(older_than, timedelta):
+            moment = parse_moment(older_than, field="older_than")
+            assert moment is not None
+            return moment
         if older_than is None:
             older_than = timedelta(days=get_settings().janitor_retention_days)
+        age = parse_age(older_than / timedelta(days=1), field="older_than")
         async with self.database.transaction(read_only=True) as session:
             now = await session.scalar(text("SELECT now()"))
         assert isinstance(now, datetime)
-        return now - older_than
+        return now - age
 
     async def _foresee(self, cutoff: datetime, max_rows: int | None) -> ArchiveReport:
         rows = size = slices = 0

@@ -54,8 +54,8 @@ _HINTS = {
     "25006": "PostgreSQL takes no writes here: a read-only transaction or a standby",
 }
 
-#: undefined_table, undefined_column.
-_MISSING_SCHEMA = frozenset({"42P01", "42703"})
+#: undefined_table, undefined_column, undefined_function.
+_MISSING_SCHEMA = frozenset({"42P01", "42703", "42883"})
 
 
 def from_sqlstate(
@@ -69,7 +69,7 @@ def from_sqlstate(
     if code is None:
         return DatabaseError(message)
     if code in _MISSING_SCHEMA:
-        return MigrationsPending(f"the database lacks a table or column: {message}")
+        return MigrationsPending(f"the database lacks a table, column or function: {message}")
     for key, remedy in _CONFIGURATION.items():
         if code.startswith(key):
             return ConfigurationError(f"PostgreSQL refused: {message}", hint=remedy)
@@ -100,6 +100,8 @@ def translate(
     if isinstance(error, PoolTimeout):
         return pool_timeout()
     driver = _driver_error(error)
+    if isinstance(driver, asyncpg.exceptions.InternalClientError):
+        return DatabaseUnavailable(f"the connection to {where} broke")
     if isinstance(driver, asyncpg.exceptions.ClientConfigurationError):
         return ConfigurationError(f"DATABASE_URL: {driver}", hint="correct DATABASE_URL")
     if isinstance(driver, ssl.SSLCertVerificationError):
@@ -113,6 +115,12 @@ def translate(
         return DatabaseUnavailable(f"cannot reach {where}: {type(driver).__name__}")
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return DatabaseUnavailable(f"the connection to {where} was lost")
+    if type(driver) is asyncpg.InterfaceError:
+        # what asyncpg says of a connection that is closed, or still at another statement that was cut off
+        return DatabaseUnavailable(
+            f"the connection to {where} cannot be used any more: {driver}",
+            hint="run the whole unit of work again; one session serves one task at a time",
+        )
     if isinstance(error, DBAPIError) or isinstance(driver, _DRIVER_ERRORS):
         return from_sqlstate(None, driver)
     return None

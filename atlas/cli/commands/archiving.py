@@ -13,7 +13,11 @@ from atlas.cli.output import answer, number, out, progress, run, size
 
 def archive(
     older_than: float | None = typer.Option(
-        None, "--older-than", min=0, help="Age in days (default: JANITOR_RETENTION_DAYS)."
+        None,
+        "--older-than",
+        min=0,
+        max=36_500,
+        help="Age in days (default: JANITOR_RETENTION_DAYS).",
     ),
     max_rows: int | None = typer.Option(
         None, "--max-rows", min=1, help="Stop after the slice that reaches so many rows."

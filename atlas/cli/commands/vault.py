@@ -55,7 +55,9 @@ def fsck(
 
 @app.command()
 def gc(
-    older_than: float = typer.Option(7, "--older-than", min=0, help="Grace period in days."),
+    older_than: float = typer.Option(
+        7, "--older-than", min=0, max=36_500, help="Grace period in days."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be deleted."),
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import asyncpg
 import pyarrow as pa
 from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.db.errors import translate
 from atlas.models import ArchivePin
 from atlas.repositories.erasure import NOT_FORGOTTEN
 from atlas.tables.sample import COUNTERS, SAMPLE_COLUMNS
@@ -91,9 +93,12 @@ class StagedSamples:
         driver = connection.driver_connection
         assert driver is not None
         columns = [samples[name].to_pylist() for name in _COLUMNS]
-        await driver.copy_records_to_table(
-            "staged_samples", records=list(zip(*columns, strict=True)), columns=_COLUMNS
-        )
+        try:
+            await driver.copy_records_to_table(
+                "staged_samples", records=list(zip(*columns, strict=True)), columns=_COLUMNS
+            )
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise translate(error) or error from error
 
     async def insert_missing(self) -> int:
         """Write those that are not hot, with their ``seq``; returns how many were written.

@@ -20,11 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.db.arrow import ArrowConnection
 from atlas.db.sql import identifier, literal
+from atlas.parsing import parse_boundary
 from atlas.repositories.digests import Erased
 from atlas.repositories.erasure import FORGOTTEN, NOT_FORGOTTEN
 from atlas.repositories.hot.partitions import BOUNDS
 from atlas.tables.sample import SAMPLE, SAMPLE_SQL
-from atlas.types import check_id, utc
+from atlas.types import check_id
 
 #: Orders the tiers where one sample is in several: hot above sealed above cold, then the higher seq.
 HOT_PRIORITY = 1 << 62
@@ -68,8 +69,8 @@ class Selection:
         ids = None if video_ids is None else tuple(check_id(one) for one in video_ids)
         return cls(
             ids,
-            None if since is None else utc(since, field="since"),
-            None if until is None else utc(until, field="until"),
+            parse_boundary(since, field="since"),
+            parse_boundary(until, field="until"),
         )
 
     def sql(self) -> str:

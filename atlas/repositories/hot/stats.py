@@ -106,7 +106,7 @@ class Stats(Repository):
                 )
         except asyncpg.UniqueViolationError:
             return False
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise translate(error) or error from error
         return True
 
