@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from atlas.db import Database
 from atlas.db.migrations import RENAMED
+from atlas.db.sql import identifier
 from atlas.models import Base
 
 #: How long a migration waits for a lock before it gives way to the writers behind it.
@@ -33,6 +34,19 @@ def include_object(item: Any, _: str | None, type_: str, __: bool, counterpart: 
     return True
 
 
+def become_owner(connection: Connection) -> None:
+    """Let new tables belong to whom the others do, where the user is a member of that role."""
+    owner = connection.scalar(
+        text(
+            "SELECT pg_get_userbyid(relowner)::text FROM pg_class "
+            "WHERE oid = to_regclass('archive_control') "
+            "AND pg_get_userbyid(relowner) <> current_user AND pg_has_role(relowner, 'MEMBER')"
+        )
+    )
+    if owner is not None:
+        connection.execute(text(f"SET LOCAL ROLE {identifier(owner)}"))
+
+
 def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
@@ -48,6 +62,7 @@ def migrate(connection: Connection) -> None:
         # one migrator at a time; waiting for the turn is not what the timeout is for
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('atlas.migrations'))"))
         connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        become_owner(connection)
         rename_revisions(connection)
         context.run_migrations()
 

@@ -7,6 +7,7 @@ pooler in transaction mode.
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 from tests.support.servers.postgres import Server, name_of
 
@@ -54,3 +55,18 @@ def make_hostile(server: Server, url: str) -> None:
         if server.execute(f"SELECT count(*) FROM pg_settings WHERE name = '{name}'"):
             value = value if name == "search_path" else f"'{value}'"
             server.execute(f'ALTER DATABASE "{name_of(url)}" SET {name} = {value}')
+
+
+def login(server: Server, url: str, role: str) -> str:
+    """The URL of the same database for a user who is a member of ``atlas_<role>``; made if need be."""
+    user = f"atlas_test_{role}"
+    server.execute(f"""
+        DO $$ BEGIN
+            CREATE ROLE {user} LOGIN PASSWORD 'test' IN ROLE atlas_{role};
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            GRANT atlas_{role} TO {user};
+        END $$
+        """)
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{user}:test@{host}").geturl()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import typer
 
-from atlas.cli.output import answer, out, progress, run
+from atlas.cli.output import answer, number, out, progress, run, table
 
 app = typer.Typer(no_args_is_help=True, help="The schema of the database.")
 
@@ -12,9 +14,19 @@ Json = typer.Option(False, "--json", help="One JSON document for programs.")
 
 
 @app.command()
-def upgrade(revision: str = typer.Argument("head"), json: bool = Json) -> None:
+def upgrade(
+    revision: str = typer.Argument("head"),
+    take_over: bool = typer.Option(
+        False, "--take-over", help="Take over the tables of the platform's first schema."
+    ),
+    json: bool = Json,
+) -> None:
     """Bring the database to the newest schema (or REVISION)."""
     from atlas.db import db, migrations
+
+    if take_over:
+        _take_over(json)
+        return
 
     async def work() -> tuple[str | None, str | None]:
         before = await migrations.current(db)
@@ -27,6 +39,35 @@ def upgrade(revision: str = typer.Argument("head"), json: bool = Json) -> None:
         "" if before == after else f", was at {before or 'nothing'}"
     )
     answer({"before": before, "after": after}, json, lambda: out.print(text))
+
+
+def _take_over(json: bool) -> None:
+    from atlas.db import db
+    from atlas.importing import takeover
+
+    with progress("taking over", quiet=json) as tell:
+        report = run(takeover.take_over(db, tell))
+    rows = [(one.table, number(one.rows), number(one.left_out)) for one in report]
+
+    def show() -> None:
+        out.print(table("Taken over", ("table", ">rows", ">left out"), rows))
+        out.print("the old tables are kept aside; `atlas db drop-old` drops them")
+
+    answer([asdict(one) for one in report], json, show)
+
+
+@app.command("drop-old")
+def drop_old(
+    yes: bool = typer.Option(False, "--yes", help="Do not ask."), json: bool = Json
+) -> None:
+    """Drop the tables that `upgrade --take-over` moved aside. Their rows cannot be brought back."""
+    from atlas.db import db
+    from atlas.importing import takeover
+
+    if not yes:
+        typer.confirm("drop the tables of the platform's first schema?", abort=True)
+    dropped = run(takeover.drop_old(db))
+    answer({"dropped": dropped}, json, lambda: out.print(f"dropped {', '.join(dropped)}"))
 
 
 @app.command()
@@ -48,3 +89,36 @@ def check(json: bool = Json) -> None:
     answer(
         {"current": revision}, json, lambda: out.print(f"the database is at {revision}, the newest")
     )
+
+
+@app.command()
+def roles(
+    apply: bool = typer.Option(
+        False, "--apply", help="Run the statements instead of printing them."
+    ),
+    owner: str = typer.Option("atlas_owner", help="Who migrates and archives."),
+    worker: str = typer.Option("atlas_worker", help="Who collects: reads and writes rows."),
+    reader: str = typer.Option("atlas_reader", help="Who only reads."),
+    json: bool = Json,
+) -> None:
+    """Print the SQL that gives each of three roles what it needs, or run it; repeatable."""
+    from atlas.db import db
+    from atlas.db.roles import Roles
+    from atlas.db.roles import apply as run_grants
+    from atlas.db.roles import grants
+
+    names = Roles(owner, worker, reader)
+
+    async def work() -> list[str]:
+        if apply:
+            return await run_grants(db, names)
+        async with db.transaction(read_only=True) as session:
+            return await grants(session, names)
+
+    statements = run(work())
+
+    def show() -> None:
+        for statement in statements:
+            out.print(f"{statement};", soft_wrap=True)
+
+    answer({"applied": apply, "statements": statements}, json, show)
