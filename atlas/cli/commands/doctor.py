@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import typer
 from rich.text import Text
@@ -16,6 +17,10 @@ from atlas.errors import AtlasError
 
 #: Seconds of difference between this machine's clock and the database's that nobody needs to mend.
 _SKEW = 5.0
+
+
+#: What a check found, and perhaps advice.
+Check: TypeAlias = Callable[[], Awaitable[str | tuple[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,12 @@ def doctor(
 
 async def examine() -> list[Finding]:
     """Every check, in the order in which they depend on each other."""
-    checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+    checks: list[tuple[str, Check]] = [
         ("database", _database),
+        ("pooler", _pooler),
+        ("sessions", _sessions),
         ("migrations", _migrations),
+        ("access", _access),
         ("clock", _clock),
         ("vault", _vault),
         ("ledger and vault", _epoch),
@@ -62,9 +70,10 @@ async def examine() -> list[Finding]:
     return [settings, *[await _examine(name, check) for name, check in checks]]
 
 
-async def _examine(name: str, check: Callable[[], Awaitable[str]]) -> Finding:
+async def _examine(name: str, check: Check) -> Finding:
     try:
-        return Finding(name, True, await check())
+        found = await check()
+        return Finding(name, True, *([found] if isinstance(found, str) else found))
     except AtlasError as error:
         return Finding(name, False, error.message, error.hint or "")
 
@@ -83,6 +92,27 @@ async def _database() -> str:
     async with db.transaction(read_only=True) as session:
         version = await session.scalar(text("SHOW server_version"))
     return f"PostgreSQL {version}"
+
+
+async def _pooler() -> str:
+    from atlas.db import db
+    from atlas.db.examination import examine_pooler
+
+    return await examine_pooler(db)
+
+
+async def _sessions() -> tuple[str, str]:
+    from atlas.db import db
+    from atlas.db.examination import examine_sessions
+
+    return await examine_sessions(db)
+
+
+async def _access() -> str:
+    from atlas.db import db
+    from atlas.db.examination import examine_access
+
+    return await examine_access(db)
 
 
 async def _migrations() -> str:

@@ -143,14 +143,53 @@ def test_nobody_else_can_read_the_folder_or_reach_the_server(home: Path) -> None
         # the server runs as another user where this is root, and passes through
         passing = stat.S_IXGRP | stat.S_IXOTH if os.geteuid() == 0 else 0
         assert home.stat().st_mode & others == passing
-        sockets = [path for path in (home / "postgres").iterdir() if path.is_socket()]
-        assert len(sockets) == 1
+        folder = Path((home / "postgres" / "postmaster.pid").read_text().splitlines()[4])
+        assert folder.stat().st_mode & others == passing
+        assert folder.name.startswith("atlas-pg-")
+    assert not folder.exists()
 
 
-def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="shorter path"):
-        embedded.start(tmp_path / ("x" * 100))
-    assert list(tmp_path.iterdir()) == []
+def test_a_home_with_spaces_and_a_long_name_serves_parent_and_forked_child(tmp_path: Path) -> None:
+    home = tmp_path / "Application Support" / ("x" * 100)
+    code = """
+import asyncio, os, sys
+from atlas.db import db, embedded
+from atlas.config import get_settings
+asyncio.run(db.initialize())
+if not (child := os.fork()):
+    asyncio.run(db.initialize())
+    embedded.release(get_settings().atlas_home)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+asyncio.run(db.initialize())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "ATLAS_HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert server_pid(home) is None
+
+
+def test_a_server_that_does_not_start_says_so_in_one_line(home: Path) -> None:
+    with Child(home):
+        pass
+    settings = home / "postgres" / "postgresql.conf"
+    before = settings.read_text()
+    settings.write_text(before + "\nshared_buffers = nonsense\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "atlas", "db", "current"],
+        env={**os.environ, "ATLAS_HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    settings.write_text(before)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0] == "error: the embedded PostgreSQL did not start"
+    assert len(lines) == 2
 
 
 def test_a_home_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:

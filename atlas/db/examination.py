@@ -1,0 +1,159 @@
+"""What `atlas doctor` asks of a database: each question returns what was found, or raises what mends it."""
+
+from __future__ import annotations
+
+import uuid
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from atlas.config import get_settings
+from atlas.db import sessions
+from atlas.db.database import Database
+from atlas.errors import ConfigurationError
+
+#: Defaults of this user, this database, or both.
+_DEFAULTS = text("""
+    SELECT split_part(setting, '=', 1) AS name, substr(setting, strpos(setting, '=') + 1) AS value,
+           concat_ws(' IN ', CASE WHEN setrole <> 0 THEN format('ROLE %I', pg_get_userbyid(setrole)) END,
+                     CASE WHEN setdatabase <> 0 THEN format('DATABASE %I', current_database()) END) AS place
+    FROM pg_db_role_setting, unnest(setconfig) AS setting
+    WHERE setrole IN (0, current_user::regrole)
+      AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+    """)
+
+_ACCESS = text("""
+    SELECT pg_get_userbyid(relowner)::text AS owner, current_user::text AS me,
+           pg_has_role(relowner, 'USAGE') AS owns,
+           has_table_privilege(oid, 'SELECT') AS reads,
+           has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE')
+               AND has_table_privilege(oid, 'INSERT') AND has_table_privilege(oid, 'UPDATE')
+               AND has_table_privilege(oid, 'DELETE') AS writes,
+           has_function_privilege('atlas_make_partition(timestamptz, timestamptz)', 'EXECUTE') AS makes,
+           pg_is_in_recovery() AS standby
+    FROM pg_class WHERE oid = 'video_stats_log'::regclass
+    """)
+
+_STRANGERS = text("""
+    SELECT c.relname::text AS name, pg_get_userbyid(c.relowner)::text AS owner
+    FROM pg_class c, pg_class parent
+    WHERE parent.oid = 'video_stats_log'::regclass AND c.relowner <> parent.relowner
+      AND (c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = parent.oid)
+           OR c.oid IN (SELECT to_regclass(quote_ident(relation)) FROM archive_files
+                        WHERE relation IS NOT NULL))
+    ORDER BY 1
+    """)
+
+
+async def examine_sessions(database: Database) -> tuple[str, str]:
+    """The settings in force, and which defaults they had to replace. Raises `ConfigurationError`."""
+    async with database.transaction() as session:
+        sessions.check_encoding(str(await session.scalar(text("SHOW server_encoding"))))
+        await _one_schema(session)
+        rows = await session.execute(
+            text(
+                "SELECT lower(name) AS name, setting FROM pg_settings WHERE lower(name) = ANY(:names)"
+            ),
+            {"names": list(sessions.REQUIRED)},
+        )
+        ignored = {"default_transaction_isolation"} if _pooled() else set()
+        wrong = {
+            row.name: row.setting
+            for row in rows
+            if row.name not in ignored and row.setting != sessions.REQUIRED[row.name]
+        }
+        if wrong:
+            raise ConfigurationError(
+                "sessions do not keep " + ", ".join(f"{n}={v}" for n, v in wrong.items()),
+                hint="a pooler resets them: set DATABASE_POOL_MODE=transaction, or "
+                + "; ".join(f"ALTER ROLE ... RESET {name}" for name in wrong),
+            )
+        defaults = [
+            row
+            for row in await session.execute(_DEFAULTS)
+            if row.value != sessions.REQUIRED.get(row.name.lower(), row.value)
+        ]
+    if not defaults:
+        return "as Atlas needs them", ""
+    found = ", ".join(f"{row.name}={row.value}" for row in defaults)
+    mend = "; ".join(f"ALTER {row.place or 'ROLE ALL'} RESET {row.name}" for row in defaults)
+    return f"as Atlas needs them; it replaces {found}", f"for other programs of this user: {mend}"
+
+
+async def examine_pooler(database: Database) -> str:
+    """Whether a pooler is in between, and known. Raises `ConfigurationError`."""
+    engine = await database.engine()
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        theirs = await connection.scalar(text("SELECT pg_backend_pid()"))
+        if theirs == driver.get_server_pid():
+            return "a direct connection"
+        if _pooled():
+            return "a pooler, in transaction mode by DATABASE_POOL_MODE"
+        # what one client sets another one finds, where they take turns on one session
+        mark = uuid.uuid4().hex
+        await connection.commit()
+        await connection.execute(
+            text("SELECT set_config('atlas.mark', :mark, false)"), {"mark": mark}
+        )
+        await connection.commit()
+        try:
+            async with engine.connect() as other:
+                seen = await other.scalar(text("SELECT current_setting('atlas.mark', true)"))
+        finally:
+            await connection.execute(text("RESET atlas.mark"))
+            await connection.commit()
+    if seen == mark:
+        raise ConfigurationError(
+            "a pooler in transaction mode is in between, and Atlas does not know",
+            hint="set DATABASE_POOL_MODE=transaction, or give DATABASE_URL the server's own port",
+        )
+    return "a pooler that keeps sessions"
+
+
+async def examine_access(database: Database) -> str:
+    """What this user may do. Raises `ConfigurationError` where that is no whole role."""
+    async with database.transaction(read_only=True) as session:
+        row = (await session.execute(_ACCESS)).one()
+        strangers = (await session.execute(_STRANGERS)).all()
+    if strangers:
+        names = ", ".join(f"{one.name} ({one.owner})" for one in strangers[:3])
+        raise ConfigurationError(
+            f"{len(strangers)} partitions do not belong to {row.owner}, whose the table is: {names}",
+            hint="run `atlas db roles --apply` as a superuser: until then nobody else can archive them",
+        )
+    if not row.reads:
+        raise ConfigurationError(
+            f"{row.me} may not read the tables of {row.owner}", hint="see `atlas db roles`"
+        )
+    where = " on a standby, which takes no writes" if row.standby else ""
+    if row.owns:
+        return f"{row.me} owns the tables: migrates, archives and collects{where}"
+    if row.writes and row.makes:
+        return f"{row.me} collects; {row.owner} migrates and archives{where}"
+    if row.writes:
+        raise ConfigurationError(
+            f"{row.me} may write rows but not have partitions made", hint="see `atlas db roles`"
+        )
+    return f"{row.me} only reads{where}"
+
+
+async def _one_schema(session: AsyncSession) -> None:
+    schemas = list(
+        await session.scalars(
+            text(
+                "SELECT schema::text FROM unnest(current_schemas(false)) AS schema "
+                "WHERE to_regclass(quote_ident(schema) || '.archive_control') IS NOT NULL"
+            )
+        )
+    )
+    if len(set(schemas)) > 1:
+        raise ConfigurationError(
+            f"search_path names two schemas with Atlas's tables: {', '.join(dict.fromkeys(schemas))}",
+            hint="leave one of them in search_path, for every user of Atlas the same",
+        )
+
+
+def _pooled() -> bool:
+    return get_settings().database_pool_mode == "transaction"
