@@ -90,6 +90,7 @@ async def grants(session: AsyncSession, roles: Roles) -> list[str]:
             statements.append(f"ALTER {_KINDS[kind]} {name} OWNER TO {owner}")
     for kind, name, _ in objects:
         if kind == "f":
+            statements.append(f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC")
             statements.append(f"GRANT EXECUTE ON FUNCTION {name} TO {worker}")
         elif name.rpartition(".")[2] == "alembic_version":
             statements.append(f"GRANT SELECT ON {name} TO {worker}, {reader}")
