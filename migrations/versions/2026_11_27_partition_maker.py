@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "2026_11_27_partition_maker"
-down_revision = "2026_11_27_event_log"
+down_revision = "2026_11_27_recovery"
 branch_labels = None
 depends_on = None
 

@@ -162,7 +162,7 @@ async def test_tables_of_later_versions_are_covered(cast: Cast) -> None:
 
 
 async def test_migrations_of_a_member_belong_to_the_owner(cast: Cast) -> None:
-    await migrations.downgrade(cast.owner, "2026_11_27_event_log")
+    await migrations.downgrade(cast.owner, "2026_11_27_recovery")
     await migrations.upgrade(cast.owner)
     owner = await scalar(
         cast.admin,
