@@ -8,13 +8,12 @@ from typing import Any
 from atlas.db import Database
 from atlas.repositories.hot.restored import Pin, Pins
 from atlas.repositories.leases import LeaseCounts, Leases
-from atlas.repositories.search_queue import HUNT, SearchQueueReader, SearchSummary
+from atlas.repositories.search_queue import SearchQueueReader, SearchSummary
 from atlas.repositories.status import StatusReader, Tiers
-from atlas.repositories.videos import COLLECTION, RETRACK, StatusSummary, VideoReader
-from atlas.repositories.watchlist import TRACK, TierSummary, WatchlistReader
+from atlas.repositories.videos import StatusSummary, VideoReader
+from atlas.repositories.watchlist import TierSummary, WatchlistReader
 from atlas.scheduling.calendar import CalendarStatus, calendar_status
-
-_QUEUES = (HUNT, TRACK, RETRACK, *COLLECTION.values())
+from atlas.scheduling.kinds import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,9 @@ async def gather(database: Database) -> Status:
             calendar=await calendar_status(session),
             searches=await SearchQueueReader(session).summary(),
             videos=await VideoReader(session).summary(),
-            work=[await Leases(session, queue).counts() for queue in _QUEUES],
+            work=[
+                await Leases(session, queue).counts()
+                for queue in (kind.queue for kind in KINDS.values())
+            ],
             pins=await Pins(session).all(),
         )

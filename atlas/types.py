@@ -203,6 +203,11 @@ class ObjectStore(ReadableStore, Protocol):
     where the answer is not known; a missing object is ``None``, never an error.
     """
 
+    @property
+    def batch(self) -> int:
+        """Files that go in one put: 1, or many where each put is a commit."""
+        ...
+
     def uri(self, key: str) -> str:
         """Address of an object for people and other programs."""
         ...

@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError, DatabaseUnavailable, InvalidInput, LeaseLost
 from atlas.ingest import AHEAD, with_partitions
 from atlas.logging import get_logger
 from atlas.repositories.hot.stats import checked
-from atlas.repositories.leases import Ending, Leases, Queue, Unfinished
+from atlas.repositories.leases import Ending, Head, Leases, Queue, Unfinished
 from atlas.repositories.watchlist import TRACK
+from atlas.scheduling.calendar import Calendar
 from atlas.scheduling.items import Item, SampledItem, samples_of
+from atlas.scheduling.kinds import Kind
+from atlas.scheduling.policies import Policy
 from atlas.types import Sample
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
+    from weakref import WeakSet
 
-    from atlas.scheduling.work import Work
+    from atlas.db import Database
 
 log = get_logger(__name__)
 
@@ -38,24 +40,32 @@ _LAST_WORDS = 10.0
 _ANSWER_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What differs between the kinds of work. ``record`` gives the keys that were still held."""
+class Claims(Protocol):
+    """What a batch needs of whoever claims: the place to claim from, and what its batches share."""
 
-    queue: Queue
-    item: Callable[..., Item[Any]]
-    row: Callable[..., Any]
-    record: Callable[[AsyncSession, uuid.UUID, Any], Awaitable[set[str]]]
+    database: Database
+    policy: Policy
+    renew_every: float
+    calendar: Calendar
+    #: Batches whose leases are being renewed.
+    open_batches: WeakSet[Batch[Any]]
+
+    def check_heartbeats(self) -> None:
+        """Raise `DatabaseUnavailable` while the leases of another batch cannot be renewed."""
+
+    def head_of(self, queue: Queue) -> Head:
+        """Where claims of the queue begin."""
+        ...
 
 
 class Batch(Generic[ItemT]):
     """Claimed work: iterate over its items. Made by `Work.claim` and `Work.stream`."""
 
-    def __init__(self, work: Work, kind: Kind, limit: int) -> None:
-        self.policy = work.policy
+    def __init__(self, claims: Claims, kind: Kind, limit: int) -> None:
+        self.policy = claims.policy
         #: Why the last renewal failed; None: it did not.
         self.failing: AtlasError | None = None
-        self._work, self._kind, self._limit = work, kind, limit
+        self._claims, self._kind, self._limit = claims, kind, limit
         self._token = uuid.uuid4()
         self._items: dict[str, ItemT] = {}
         self._clock = 0.0
@@ -82,7 +92,7 @@ class Batch(Generic[ItemT]):
         """Claim. ``async with`` does it; repeating it does nothing."""
         if self._beating is not None:
             return
-        self._work.check_heartbeats()
+        self._claims.check_heartbeats()
         claiming = asyncio.create_task(self._claim())
         try:
             await asyncio.shield(claiming)
@@ -104,14 +114,14 @@ class Batch(Generic[ItemT]):
         self.failing = None
 
         async def claim(limit: int) -> list[tuple[Any, ...]]:
-            async with self._work.database.autocommit() as session:
+            async with self._claims.database.autocommit() as session:
                 self._token, self._items, self._clock = uuid.uuid4(), {}, time.monotonic()
                 return await Leases(session, self._kind.queue).claim(
-                    limit, self._token, self._work._head_of(self._kind.queue)
+                    limit, self._token, self._claims.head_of(self._kind.queue)
                 )
 
         if self._kind.queue is TRACK:
-            rows = await self._work.calendar.claim(self._limit, claim)
+            rows = await self._claims.calendar.claim(self._limit, claim)
         else:
             rows = await claim(self._limit)
         for values in rows:
@@ -119,7 +129,7 @@ class Batch(Generic[ItemT]):
             self._claimed_at = row.claimed_at
             key = str(values[0])
             self._items[key] = cast(ItemT, self._kind.item(row, key, self))
-        self._work._open.add(self)
+        self._claims.open_batches.add(self)
         self._beating = asyncio.create_task(self._beat())
 
     async def record_samples(
@@ -204,7 +214,7 @@ class Batch(Generic[ItemT]):
     async def _finish(self, beating: asyncio.Task[None]) -> None:
         beating.cancel()
         await asyncio.wait([beating])
-        self._work._open.discard(self)
+        self._claims.open_batches.discard(self)
         for item in self:
             if item.word is None and not item.sent:
                 item.word = Unfinished(item.key, Ending.RELEASE)
@@ -233,7 +243,7 @@ class Batch(Generic[ItemT]):
         """Report these items; gives the keys of those whose lease is another's."""
         endings = [item.word for item in items if isinstance(item.word, Unfinished)]
         done = [item.word for item in items if not isinstance(item.word, Unfinished)]
-        database, kind = self._work.database, self._kind
+        database, kind = self._claims.database, self._kind
 
         @retry_when_locked
         async def write() -> set[str]:
@@ -270,7 +280,7 @@ class Batch(Generic[ItemT]):
     async def _beat(self) -> None:
         """Renew the leases of all items of which nothing was sent."""
         while True:
-            every = self._work.renew_every
+            every = self._claims.renew_every
             await asyncio.sleep(every if self.failing is None else min(every, _RENEW_AGAIN))
             item_of = {item.key: item for item in self if not item.sent}
             if not item_of:
@@ -280,7 +290,7 @@ class Batch(Generic[ItemT]):
             try:
                 async with (
                     asyncio.timeout(_ANSWER_SECONDS),
-                    self._work.database.autocommit() as session,
+                    self._claims.database.autocommit() as session,
                 ):
                     held = await Leases(session, self._kind.queue).renew(self._token, keys)
             except Exception as error:  # whatever it is, leases are not renewed

@@ -12,12 +12,11 @@ from atlas.db import db
 from atlas.errors import DatabaseUnavailable, InvalidInput
 from atlas.logging import get_logger
 from atlas.repositories.leases import Head, LeaseCounts, Leases, Quarantined, Queue
-from atlas.repositories.search_queue import HUNT, LeasedTerm, SearchQueue
-from atlas.repositories.videos import COLLECTION, RETRACK, OpenVideo, StaleVideo, Videos
-from atlas.repositories.watchlist import TRACK, DueVideo, Watchlist
-from atlas.scheduling.batch import Batch, Kind, keys_of
+from atlas.repositories.videos import COLLECTION, Videos
+from atlas.scheduling.batch import Batch, keys_of
 from atlas.scheduling.calendar import Calendar
 from atlas.scheduling.items import CollectItem, RetrackItem, SearchItem, TrackItem
+from atlas.scheduling.kinds import KINDS, Kind
 from atlas.scheduling.policies import AgePolicy, Policy
 
 if TYPE_CHECKING:
@@ -33,31 +32,6 @@ Collected = Literal["transcript", "visuals"]
 RENEW_EVERY = 180.0
 #: Seconds that `Work.stream` waits after an empty claim, at first and at most.
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
-
-_KINDS = {
-    "hunt": Kind(
-        HUNT, SearchItem, LeasedTerm, lambda session, *report: SearchQueue(session).record(*report)
-    ),
-    "track": Kind(
-        TRACK, TrackItem, DueVideo, lambda session, *report: Watchlist(session).record(*report)
-    ),
-    "retrack": Kind(
-        RETRACK, RetrackItem, StaleVideo, lambda session, *report: Videos(session).record(*report)
-    ),
-    "transcript": Kind(
-        COLLECTION["transcript"],
-        CollectItem,
-        OpenVideo,
-        lambda session, token, ids: Videos(session).collected(token, "transcript", ids),
-    ),
-    "visuals": Kind(
-        COLLECTION["visuals"],
-        CollectItem,
-        OpenVideo,
-        lambda session, token, ids: Videos(session).collected(token, "visuals", ids),
-    ),
-}
-KINDS = tuple(_KINDS)
 
 
 class Work:
@@ -78,7 +52,7 @@ class Work:
         self.database = db if database is None else database
         self.policy = AgePolicy() if policy is None else policy
         self.renew_every = renew_every
-        self._open: weakref.WeakSet[Batch[Any]] = weakref.WeakSet()
+        self.open_batches: weakref.WeakSet[Batch[Any]] = weakref.WeakSet()
         self._heads: dict[Queue, Head] = {}
         self.calendar = Calendar(self.database)
 
@@ -165,14 +139,15 @@ class Work:
     async def counts(self) -> list[LeaseCounts]:
         """How much of each kind is leased, waits after a failure, is in quarantine."""
         async with self.database.transaction(read_only=True) as session:
-            return [await Leases(session, kind.queue).counts() for kind in _KINDS.values()]
+            return [await Leases(session, kind.queue).counts() for kind in KINDS.values()]
 
-    def _head_of(self, queue: Queue) -> Head:
+    def head_of(self, queue: Queue) -> Head:
+        """Where this process's claims of the queue begin."""
         return self._heads.setdefault(queue, Head())
 
     def check_heartbeats(self) -> None:
         """Raise `DatabaseUnavailable` while the leases of another batch cannot be renewed."""
-        for batch in self._open:
+        for batch in self.open_batches:
             if batch.failing is not None:
                 raise DatabaseUnavailable(
                     f"the leases of {batch!r} could not be renewed, so nothing more is claimed",
@@ -185,11 +160,11 @@ async def _pause(seconds: float) -> None:
 
 
 def _kind(name: str) -> Kind:
-    if name in _KINDS:
-        return _KINDS[name]
+    if name in KINDS:
+        return KINDS[name]
     raise InvalidInput(
         f"there is no such kind of work: {name!r:.80}",
         field="kind",
         value=name,
-        hint="kinds are " + ", ".join(_KINDS),
+        hint="kinds are " + ", ".join(KINDS),
     )

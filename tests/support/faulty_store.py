@@ -101,6 +101,9 @@ class FaultyStore:
     Each fault is logged as ``store_fault`` before anything is done, and as ``store_did`` once it is done.
     """
 
+    #: Faults strike one put of one file at a time.
+    batch = 1
+
     def __init__(self, store: ObjectStore, faults: Faults) -> None:
         self.store, self.faults = store, faults
         self._calls: Counter[str] = Counter()

@@ -111,7 +111,7 @@ class Run:
     @property
     def _batch_files(self) -> int:
         """Files in one put of the store: many where each put is a commit."""
-        return int(getattr(self.store, "batch", 1))
+        return self.store.batch
 
     async def _batches(self, max_rows: int | None) -> AsyncIterator[list[FileRecord]]:
         """Slices to carry to the end, by what goes in one put, until ``max_rows`` are reached."""

@@ -88,7 +88,7 @@ async def rewrite(
     holds rows of one UTC day, in order over all outputs of that day. Each job is replaced by itself or left
     as it is, but the outputs of several go in one put, where puts are dear.
     """
-    batch = getattr(steps.store, "batch", 1)
+    batch = steps.store.batch
     with workdir() as folder:
         waiting: list[_Job] = []
         for inputs in jobs:

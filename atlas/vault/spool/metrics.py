@@ -118,7 +118,7 @@ class Spool:
         with self._lock:
             waiting = [path.name for path in self._waiting()][:most]
             # one atomic put each time: what one process takes back another must not count on
-            batch = getattr(store, "batch", 1)
+            batch = store.batch
             for start in range(0, len(waiting), batch):
                 delivered += self.put(store, waiting[start : start + batch])
         return delivered

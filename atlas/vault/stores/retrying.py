@@ -53,12 +53,16 @@ class PatientStore:
         return repr(self._store)
 
     def __getattr__(self, name: str) -> Any:
-        # what a provider has beside the protocol, such as `batch`
+        # what a provider has beside the protocol
         return getattr(self._store, name)
 
     @property
     def identity(self) -> str:
         return self._store.identity
+
+    @property
+    def batch(self) -> int:
+        return self._store.batch
 
     def uri(self, key: str) -> str:
         return self._store.uri(key)
@@ -75,7 +79,7 @@ class PatientStore:
 
     def put_many(self, items: Sequence[tuple[str, BinaryIO]]) -> None:
         # at the end of a program no pool can be had
-        if getattr(self._store, "batch", 1) > 1 or len(items) < 2 or _ending_program():
+        if self._store.batch > 1 or len(items) < 2 or _ending_program():
             self._put_together(items)
             return
         # each for itself, several at a time: what went through is not sent again for another's sake

@@ -21,7 +21,7 @@ from atlas.repositories.leases import Ending, Leases, Unfinished, claim_statemen
 from atlas.repositories.search_queue import MAX_TERMS, SearchReport
 from atlas.repositories.videos import Videos
 from atlas.repositories.watchlist import Recorded, TrackingReport, Watchlist
-from atlas.scheduling.work import _KINDS
+from atlas.scheduling.kinds import KINDS
 from atlas.types import Sample, SearchStatus, TrackingTier
 from tests.support.servers.postgres import Server
 
@@ -110,7 +110,7 @@ def tree(plan: dict[str, Any]) -> list[dict[str, Any]]:
 async def test_a_claim_finds_its_batch_in_the_order_of_its_index(
     kind: str, session: AsyncSession
 ) -> None:
-    statement = claim_statement(_KINDS[kind].queue)
+    statement = claim_statement(KINDS[kind].queue)
     values = {"limit": BATCH, "token": uuid4(), "since": None}
     plan = await session.scalar(
         text(f"EXPLAIN (FORMAT JSON) {statement.text}"),
@@ -146,7 +146,7 @@ async def test_work_reads_what_it_claims_and_not_the_table(
 ) -> None:
     now = datetime.now(UTC)
     await Partitions(session).ensure({now}, 6)
-    queue = _KINDS[kind].queue
+    queue = KINDS[kind].queue
     leases = Leases(session, queue)
     claimed = 0
     for _ in range(CYCLES):
@@ -156,9 +156,7 @@ async def test_work_reads_what_it_claims_and_not_the_table(
         assert await leases.renew(token, keys) == set(map(str, keys))
         await leases.lock(token, keys)
         done, failed = keys[::2], [Unfinished(str(key), Ending.FAIL) for key in keys[1::2]]
-        reported = await _KINDS[kind].record(
-            session, token, [WORDS[kind](key, now) for key in done]
-        )
+        reported = await KINDS[kind].record(session, token, [WORDS[kind](key, now) for key in done])
         assert reported == set(map(str, done))
         assert len(await leases.settle(token, failed)) == len(failed)
     assert claimed > 0
@@ -181,7 +179,7 @@ async def test_reports_without_tokens_and_requeues_read_what_they_name(
         assert await videos.mark_work(ids[0], "transcript")
         await videos.requeue(ids)
         for kind, keys in {"hunt": range(1, BATCH), "track": ids, "retrack": ids}.items():
-            await Leases(session, _KINDS[kind].queue).requeue(keys)
+            await Leases(session, KINDS[kind].queue).requeue(keys)
     for table in ("search_queue", "watchlist", "videos"):
         scans, rows = (await session.execute(_READ, {"table": table})).one()
         assert (table, scans) == (table, 0)
