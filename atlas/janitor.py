@@ -69,11 +69,19 @@ class Janitor:
         if not settings.janitor_enabled:
             return {"deleted": 0, "reason": "disabled"}
         days = settings.janitor_retention_days if retention_days is None else retention_days
+        if dry_run:
+            return await self._clean(True, days, settings.janitor_safety_check)
+        try:
+            result = await self._clean(False, days, settings.janitor_safety_check)
+            await bus_of(self.database).emit("janitor.cycle_complete", payload=result)
+        finally:
+            await self._events()
+        return result
+
+    async def _clean(self, dry_run: bool, days: float, safe_only: bool) -> dict[str, Any]:
         age = parse_age(days, field="retention_days")
-        safe_only = settings.janitor_safety_check
         if not dry_run:
             await self._partitions_ahead()
-            await self._events()
             await self._searches()
             await self._schedule()
             await self._relieve()

@@ -32,6 +32,22 @@ def logging_page() -> str:
     )
 
 
+def events_page() -> str:
+    """docs/events.md: what Atlas emits."""
+    from atlas.events.catalogue import CATALOGUE
+
+    rows = []
+    for name, one in sorted(CATALOGUE.items()):
+        fields = "; ".join(f"`{field}`: {said}" for field, said in one.fields.items())
+        rows.append(f"| `{name}` | {one.meaning} | {one.entity} | {fields} |")
+    return (
+        (ROOT / "tools/events.md").read_text().rstrip()
+        + "\n\n| type | what happened | `entity_id` | payload |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
 def setting_names() -> str:
     """atlas/setting_names.py: the variables' names as typed attributes of the settings."""
     from atlas.config import Settings
@@ -62,6 +78,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "atlas/setting_names.py": setting_names,
     "docs/api-reference.md": surface.page,
     "docs/logging.md": logging_page,
+    "docs/events.md": events_page,
     "tests/public_api.txt": surface.snapshot,
 }
 

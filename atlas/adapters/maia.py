@@ -12,6 +12,7 @@ from atlas.adapters.youtube import item_id, parse_statistics, parse_video
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.errors import InvalidInput
+from atlas.events import bus_of
 from atlas.ingest import parse_sample, record_samples
 from atlas.logging import get_logger
 from atlas.parsing import parse_age, parse_counter
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["MaiaDAO"]
 
 log = get_logger(__name__)
+
+#: What is told of a fact.
+_SAFE: Mapping[Work, str] = {
+    "transcript": "video.transcript_safe",
+    "visuals": "video.visuals_safe",
+}
+_ENDED = {VideoStatus.DONE: "video.done", VideoStatus.FAILED: "video.failed"}
 
 T = TypeVar("T")
 
@@ -152,7 +160,27 @@ class MaiaDAO(GhostTrackingMixin):
                 await Watchlist(session).add(
                     NewEntry(video_id, published_at=published[video_id]) for video_id in taken.new
                 )
+            if taken.new:
+                await self._tell_discovered(session, videos, set(taken.new))
             return taken.videos
+
+    async def _tell_discovered(
+        self, session: AsyncSession, videos: Sequence[Video], new: set[str]
+    ) -> None:
+        found = {video.id: video for video in videos if video.id in new}
+        discovered = [
+            (
+                "video.discovered",
+                video.id,
+                {
+                    "video_id": video.id,
+                    "channel_id": video.channel_id,
+                    "published_at": video.published_at,
+                },
+            )
+            for video in found.values()
+        ]
+        await bus_of(self.database).emit_many(discovered, session=session)
 
     async def fetch_tracker_targets(self, batch_size: int = 50) -> list[TrackerTarget]:
         """Lease videos whose counters are due, by priority, then longest unsampled.
@@ -261,19 +289,31 @@ class MaiaDAO(GhostTrackingMixin):
         """Bring FAILED videos back, to be collected at once; returns how many there were."""
         ids = [check_id(video_id, row=row) for row, video_id in enumerate(video_ids)]
         async with self.database.transaction() as session:
-            return await Videos(session).requeue(ids)
+            count = await Videos(session).requeue(ids)
+            if count:
+                bus = bus_of(self.database)
+                await bus.emit("video.requeued", payload={"videos": count}, session=session)
+        return count
 
     async def _mark_work(self, video_id: str, work: Work) -> None:
         async with self.database.transaction() as session:
             recorded = await Videos(session).mark_work(video_id, work)
+            if recorded:
+                await self._tell(_SAFE[work], video_id, session)
         if not recorded:
             log.warning("marked_video_unknown", video_id=video_id, fact=work)
 
     async def _mark_status(self, video_id: str, status: VideoStatus) -> None:
         async with self.database.transaction() as session:
             recorded = await Videos(session).mark_status(video_id, status)
+            if recorded:
+                await self._tell(_ENDED[status], video_id, session)
         if not recorded:
             log.warning("marked_video_unknown", video_id=video_id, fact=status.value)
+
+    async def _tell(self, event_type: str, video_id: str, session: AsyncSession) -> None:
+        payload = {"video_id": video_id}
+        await bus_of(self.database).emit(event_type, video_id, payload, session=session)
 
     async def archive_cold_stats(
         self, retention_days: float = 7, batch_size: int | None = None

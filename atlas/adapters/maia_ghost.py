@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.adapters.rows import TrackingRow
 from atlas.errors import InvalidInput
+from atlas.events import bus_of
 from atlas.parsing import invalid, parse_moment
 from atlas.repositories.watchlist import DueVideo, NewEntry, TrackingReport, Watchlist
 from atlas.scheduling import AgePolicy
@@ -45,7 +46,10 @@ class GhostTrackingMixin:
             parse_moment(published_at, field="published_at"),
         )
         async with self.database.transaction() as session:
-            await Watchlist(session).add([entry])
+            if await Watchlist(session).add([entry]):
+                facts = {"video_id": entry.video_id, "tracking_tier": entry.tracking_tier}
+                bus = bus_of(self.database)
+                await bus.emit("watchlist.added", entry.video_id, facts, session=session)
 
     async def fetch_tracking_batch(self, batch_size: int = 50) -> list[TrackingRow]:
         """Lease due videos, earliest first: video_id, tracking_tier, last_tracked_at, next_track_at.

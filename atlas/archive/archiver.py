@@ -32,6 +32,7 @@ from atlas.archive.session import Steps
 from atlas.config import get_settings
 from atlas.db import Database, db
 from atlas.errors import InvalidInput
+from atlas.events import bus_of
 from atlas.logging import get_logger
 from atlas.parsing import parse_age, parse_boundary, parse_moment
 from atlas.repositories.erasure import Erasure
@@ -80,7 +81,16 @@ class Archiver:
         async with self._held(wait=wait) as steps:
             await self._finish_erasure(steps)
             await notice_metrics(steps)
-            return await Run(steps, cutoff, progress).go(max_rows)
+            report = await Run(steps, cutoff, progress).go(max_rows)
+        if report.files:
+            facts = {
+                "rows": report.rows,
+                "files": report.files,
+                "bytes": report.bytes,
+                "late_rows": report.late_rows,
+            }
+            await bus_of(self.database).emit("archive.finished", payload=facts)
+        return report
 
     async def adopt(
         self,
@@ -103,9 +113,12 @@ class Archiver:
         if dry_run:
             return await survey(self.database, self.store, owner, set_aside=set_aside)
         async with archiver_lock(self.database) as fence:
-            return await adopt(
+            report = await adopt(
                 self.database, self.store, fence, owner, set_aside=set_aside, progress=progress
             )
+        facts = {"epoch": report.epoch, "files": report.files, "missing": len(report.missing)}
+        await bus_of(self.database).emit("archive.adopted", payload=facts)
+        return report
 
     async def move(self, target: Vault, *, progress: Progress | None = None) -> MoveReport:
         """Copy the vault to ``target``, another prefix or place, and have this database go on there.
@@ -116,7 +129,10 @@ class Archiver:
         `WrongVault` where ``target`` is another database's, `InvalidInput` where it is the same place, else
         as `compact` does.
         """
-        return await move_vault(self.database, self._vault or get_vault(), target, progress)
+        report = await move_vault(self.database, self._vault or get_vault(), target, progress)
+        facts = {"objects": report.objects, "bytes": report.bytes}
+        await bus_of(self.database).emit("archive.moved", payload=facts)
+        return report
 
     async def rebuild(
         self, owner: uuid.UUID | None = None, *, progress: Progress | None = None
@@ -167,7 +183,11 @@ class Archiver:
         Raises `ArchiverBusy`, `EpochBehind`, `WrongVault`, `VaultError`; nothing is lost whatever is raised.
         """
         async with self._held() as steps:
-            return await compact(steps, target_bytes, dry_run=dry_run, progress=progress)
+            report = await compact(steps, target_bytes, dry_run=dry_run, progress=progress)
+        if report.files_before and not dry_run:
+            facts = {"files_before": report.files_before, "files_after": report.files_after}
+            await bus_of(self.database).emit("archive.compacted", payload=facts)
+        return report
 
     async def restore(
         self, since: datetime, until: datetime, *, progress: Progress | None = None
@@ -186,7 +206,10 @@ class Archiver:
                 "restore wants both ends", field="since", hint="give since and until"
             )
         async with self._held() as steps:
-            return await restore(steps, first, last, progress)
+            report = await restore(steps, first, last, progress)
+        facts = {"since": first, "until": last, "rows": report.restored}
+        await bus_of(self.database).emit("archive.restored", payload=facts)
+        return report
 
     async def release(
         self, since: datetime | None = None, until: datetime | None = None
@@ -214,7 +237,10 @@ class Archiver:
         ids = [check_id(one) for one in ([video_ids] if isinstance(video_ids, str) else video_ids)]
         vault = self._vault or get_vault()
         async with self._held() as steps:
-            return await forget(steps, vault, ids, progress)
+            receipt = await forget(steps, vault, ids, progress)
+        # neither which nor where: an event outlives the erasure
+        await bus_of(self.database).emit("archive.forgotten", payload={"videos": len(ids)})
+        return receipt
 
     async def collect_garbage(
         self, older_than: timedelta = GRACE, *, dry_run: bool = False
@@ -226,7 +252,11 @@ class Archiver:
         `VaultError`.
         """
         async with self._held() as steps:
-            return await clean_up(steps, older_than, dry_run=dry_run)
+            report = await clean_up(steps, older_than, dry_run=dry_run)
+        if report.keys and not dry_run:
+            facts = {"objects": len(report.keys)}
+            await bus_of(self.database).emit("archive.garbage_collected", payload=facts)
+        return report
 
     async def _finish_erasure(self, steps: Steps) -> None:
         async with self.database.transaction(read_only=True) as session:

@@ -177,6 +177,15 @@ class EventBus:
             with contextlib.suppress(Exception):
                 log.error("event_emit_failed", error=_describe(error))
 
+    def emit_soon(
+        self,
+        event_type: str,
+        entity_id: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`emit` in the background of the running loop, for who must not wait; `drain` waits for it."""
+        self._spawn(self.emit(event_type, entity_id, payload))
+
     async def drain(self) -> None:
         """Wait for the handlers and deliveries that were started in the background of this loop."""
         loop, current = asyncio.get_running_loop(), asyncio.current_task()

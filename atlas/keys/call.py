@@ -223,6 +223,12 @@ class Call(Generic[T]):
         else:
             accounts.disable(key, whole_project=action is Action.DISABLE_PROJECT)
             log.error("key_disabled", **facts)
+            self._tell("hydra.key_disabled", facts)
+
+    def _tell(self, event_type: str, facts: dict[str, str]) -> None:
+        if self.accounts.sharing is not None:
+            told = {name: facts[name] for name in ("key", "agent", "error")}
+            self.accounts.sharing.emit_soon(event_type, self.ring.pool_name, told)
 
     def _refused(self, verdict: Verdict, key: ApiKey, facts: dict[str, str]) -> None:
         named = verdict.bucket if verdict.bucket in self.accounts.buckets else None
@@ -230,6 +236,8 @@ class Call(Generic[T]):
         known = self.accounts.is_resting(key, bucket)
         until = self.accounts.refuse(key, bucket)
         log.warning("key_spent", bucket=bucket, until=until.isoformat(), **facts)
+        if not known:
+            self._tell("hydra.key_rotated", facts)
         self.named = bucket
         self.refused.add(identify(key).project)
         if self.caller is not None:

@@ -42,6 +42,8 @@ async def announce(error: QuotaExhausted, agent: str, bucket: str, accounts: Acc
     sharing = accounts.sharing
     if sharing is not None:
         await sharing.flush()
+        facts = {"agent": agent, "bucket": bucket, "retry_at": retry_at}
+        await sharing.emit("hydra.pool_exhausted", error.pool_name, facts)
     if retry_at is None or not accounts.first_notice(f"{error.pool_name}:{bucket}", retry_at):
         return
     if sharing is not None and not await sharing.claim_notice(

@@ -14,13 +14,14 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import datetime
 
 from atlas.config import get_settings
 from atlas.db import Database
 from atlas.errors import AtlasError
+from atlas.events import bus_of
 from atlas.keys.accounts import Accounts
 from atlas.keys.blocks import Claim
 from atlas.keys.breaker import LONGEST, OPEN_FOR, PROBE_SECONDS
@@ -124,6 +125,14 @@ class Sharing:
 
         answer = await self._in_thread(claim)
         return True if answer is None else answer
+
+    async def emit(self, event_type: str, pool: str, facts: Mapping[str, object]) -> None:
+        """Record an event of a pool; bounded by what an emit may take."""
+        await bus_of(self._database).emit(event_type, pool, facts)
+
+    def emit_soon(self, event_type: str, pool: str, facts: Mapping[str, object]) -> None:
+        """Record an event of a pool in the background: a request does not wait for it."""
+        bus_of(self._database).emit_soon(event_type, pool, facts)
 
     async def flush(self) -> None:
         """Tell everything now: this process is about to end."""

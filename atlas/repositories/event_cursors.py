@@ -32,8 +32,8 @@ _STATE = f"""
     """
 
 #: Whether the log has rows that the cursor has not read; a probe of two indexes.
-_WAITING = text("""
-    SELECT reader.snapshot IS NULL OR reader.window_snapshot IS NOT NULL
+_WAITING = text(f"""
+    SELECT reader.snapshot IS NULL OR reader.window_snapshot IS NOT NULL OR reader.server <> {_SERVER}
         OR EXISTS (SELECT FROM system_events WHERE txid >= pg_snapshot_xmax(reader.snapshot))
         OR EXISTS (SELECT FROM pg_snapshot_xip(reader.snapshot) AS late (txid)
                    JOIN system_events USING (txid))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from uuid_utils.compat import uuid7
 
 from atlas.errors import NotFound
 
@@ -110,6 +113,12 @@ class EventLog:
             if row.failure is not None:
                 raise NotAppended(row.failure, row.detail)
         return [Appended(row.event_seq, row.event_at) for row in found]
+
+    async def note(self, event_type: str, entity_id: str, payload: dict[str, Any]) -> None:
+        """Write one event from below the bus, of plain values; what fails is undone alone, and left out."""
+        new = NewEvent(uuid7(), event_type, entity_id, json.dumps(payload, ensure_ascii=False))
+        with contextlib.suppress(NotAppended):
+            await self.append([new])
 
     async def recent(
         self, limit: int = 20, *, event_type: str | None = None, entity_id: str | None = None

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.errors import InvalidInput
 from atlas.logging import get_logger
 from atlas.repositories.base import Repository, as_json, chunks
+from atlas.repositories.events import EventLog
 
 log = get_logger(__name__)
 
@@ -273,7 +274,7 @@ class Leases(Repository):
         if head is not None:
             at = rows[0].claimable if rows else None
             head.found(since, at, len(rows), time.monotonic() - begun)
-        self._tell_quarantined([row.key for row in rows if row.lease is None])
+        await self._tell_quarantined([row.key for row in rows if row.lease is None])
         return rows
 
     async def lock(self, token: uuid.UUID, keys: Iterable[str | int]) -> None:
@@ -294,7 +295,7 @@ class Leases(Repository):
             values = {"token": token, "endings": as_json(part)}
             rows = (await self.session.execute(_settle_statement(self.queue), values)).all()
             settled.update(key for key, _ in rows)
-            self._tell_quarantined([key for key, quarantined in rows if quarantined])
+            await self._tell_quarantined([key for key, quarantined in rows if quarantined])
         return settled
 
     async def requeue(self, keys: Iterable[str | int] | None = None) -> int:
@@ -339,13 +340,16 @@ class Leases(Repository):
                     """))).one()
         return LeaseCounts(self.queue.kind, *row)
 
-    def _tell_quarantined(self, keys: Sequence[object]) -> None:
+    async def _tell_quarantined(self, keys: Sequence[object]) -> None:
         if keys:
+            shown = [str(key) for key in keys[:_SHOWN]]
+            facts = {"rows": len(keys), "keys": shown}
+            await EventLog(self.session).note("work.quarantined", self.queue.kind, facts)
             log.warning(
                 "work_quarantined",
                 kind=self.queue.kind,
                 rows=len(keys),
-                keys=[str(key) for key in keys[:_SHOWN]],
+                keys=shown,
                 hint=f"see `atlas work ls`, and bring it back by `atlas work requeue {self.queue.kind}`",
             )
 

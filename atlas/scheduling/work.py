@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from atlas.db import db
 from atlas.errors import DatabaseUnavailable, InvalidInput
+from atlas.events import bus_of
 from atlas.logging import get_logger
 from atlas.repositories.leases import Head, LeaseCounts, Leases, Quarantined, Queue
 from atlas.repositories.videos import COLLECTION, Videos
@@ -126,10 +127,14 @@ class Work:
         queue = _kind(kind).queue
         async with self.database.transaction() as session:
             if keys is not None and kind in COLLECTION:
-                return await Videos(session).requeue(map(str, keys))
-            return await Leases(session, queue).requeue(
-                None if keys is None else keys_of(queue, keys)
-            )
+                rows = await Videos(session).requeue(map(str, keys))
+            else:
+                wanted = None if keys is None else keys_of(queue, keys)
+                rows = await Leases(session, queue).requeue(wanted)
+            if rows:
+                bus = bus_of(self.database)
+                await bus.emit("work.requeued", kind, {"rows": rows}, session=session)
+        return rows
 
     async def quarantined(self, kind: str, limit: int = 100) -> list[Quarantined]:
         """Work that nobody is given any more, with its last error."""
