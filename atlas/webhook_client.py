@@ -2,9 +2,10 @@
 
 aiohttp is used because gcsfs needs it anyway, and because its connector lets the resolved address
 be judged at the moment of connecting, so that a name cannot point elsewhere between check and use.
-No redirect is followed, no proxy of the environment is used, no cookie is kept, nothing is decompressed,
-and no address ever enters a message: for webhooks the path is the secret. Whatever a server answers or an
-address holds, an attempt ends in time, with an `Answer` or as `Unavailable`.
+No redirect is followed, no cookie is kept, nothing is decompressed, and no address ever enters a message: for
+webhooks the path is the secret. HTTP_PROXY, HTTPS_PROXY and NO_PROXY are obeyed as by all that goes out
+(docs/outgoing.md). Whatever a server answers or an address holds, an attempt ends in time, with an `Answer`
+or as `Unavailable`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import ipaddress
 import re
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from atlas.errors import ConfigurationError, Unavailable
 
@@ -62,8 +64,11 @@ class Answer:
 class Client:
     """Sends POSTs over connections that are reused until the `client` block ends."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
+    def __init__(
+        self, session: aiohttp.ClientSession, proxied: aiohttp.ClientSession, *, allow_private: bool
+    ) -> None:
+        self._session, self._proxied = session, proxied
+        self._allow_private = allow_private
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """POST ``body`` and return the answer, whatever its status.
@@ -74,8 +79,12 @@ class Client:
         import aiohttp
 
         try:
-            async with self._session.post(
-                url, data=body, headers=dict(headers), allow_redirects=False
+            proxy = proxy_of(url)
+            if proxy is not None and not self._allow_private:
+                _judge_name(url)
+            session = self._session if proxy is None else self._proxied
+            async with session.post(
+                url, data=body, headers=dict(headers), allow_redirects=False, proxy=proxy
             ) as response:
                 content = bytearray()
                 async for chunk in response.content.iter_chunked(8192):
@@ -109,15 +118,44 @@ async def client(*, timeout: float, allow_private: bool) -> AsyncIterator[Client
     connector = aiohttp.TCPConnector(
         limit=0, socket_factory=None if allow_private else _public_socket
     )
-    async with aiohttp.ClientSession(
-        connector=connector,
-        timeout=aiohttp.ClientTimeout(total=timeout),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": "pleiades-atlas"},
-        raise_for_status=False,
-        auto_decompress=False,
-    ) as session:
-        yield Client(session)
+
+    def session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "pleiades-atlas"},
+            raise_for_status=False,
+            auto_decompress=False,
+        )
+
+    # the proxy itself may be at a private address, and resolves the names
+    async with session(connector) as direct, session(aiohttp.TCPConnector(limit=0)) as proxied:
+        yield Client(direct, proxied, allow_private=allow_private)
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for an address now; None: there is none, or NO_PROXY has it."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.hostname or ""):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def _judge_name(url: str) -> None:
+    """Refuse an address in numbers that is not public; what a name stands for the proxy decides."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        raise _PrivateAddress("not a globally reachable address")
+    with suppress(OSError):
+        # also as one number, or with parts left out: what resolvers take for an address
+        host = socket.inet_ntoa(socket.inet_aton(host))
+    try:
+        public = is_public(host)
+    except ValueError:
+        return
+    if not public:
+        raise _PrivateAddress("not a globally reachable address")
 
 
 def check_url(url: str, variable: str) -> str:

@@ -37,10 +37,11 @@ _ACCESS = text("""
 _STRANGERS = text("""
     SELECT c.relname::text AS name, pg_get_userbyid(c.relowner)::text AS owner
     FROM pg_class c, pg_class parent
-    WHERE parent.oid = 'video_stats_log'::regclass AND c.relowner <> parent.relowner
+    WHERE parent.relnamespace = current_schema()::regnamespace AND parent.relkind = 'p'
+      AND c.relowner <> parent.relowner
       AND (c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = parent.oid)
-           OR c.oid IN (SELECT to_regclass(quote_ident(relation)) FROM archive_files
-                        WHERE relation IS NOT NULL))
+           OR parent.relname = 'video_stats_log' AND c.oid IN (
+               SELECT to_regclass(quote_ident(relation)) FROM archive_files WHERE relation IS NOT NULL))
     ORDER BY 1
     """)
 

@@ -52,7 +52,7 @@ def make_hostile(server: Server, url: str) -> None:
     for statement in _DECOYS:
         server.execute(statement.format(user=user), url)
     for name, value in HOSTILE.items():
-        if server.execute(f"SELECT count(*) FROM pg_settings WHERE name = '{name}'"):
+        if server.execute(f"SELECT count(*) FROM pg_settings WHERE lower(name) = '{name}'"):
             value = value if name == "search_path" else f"'{value}'"
             server.execute(f'ALTER DATABASE "{name_of(url)}" SET {name} = {value}')
 

@@ -82,6 +82,8 @@ class GCSStore(FsspecStore):
                 consistency="md5",
                 use_listings_cache=False,
                 skip_instance_cache=True,
+                # proxies of the environment, as for everything else that goes out
+                session_kwargs={"trust_env": True},
                 requests_timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=_SILENCE_SECONDS, sock_read=_SILENCE_SECONDS
                 ),

@@ -73,6 +73,8 @@ class HuggingFaceStore(FsspecStore):
         from huggingface_hub import HfApi, constants
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
+        # the client reports nothing of its own to anybody, whichever Hub is used
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:  # nobody has chosen
             disable_progress_bars()
         return HfApi(endpoint=self._endpoint, token=self._token, library_name=_LIBRARY)

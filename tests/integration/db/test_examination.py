@@ -70,7 +70,8 @@ async def test_partitions_of_others_are_named(database: Database, postgres_serve
     await apply(database, Roles())
     await execute(
         database,
-        "DO $$ DECLARE part regclass; BEGIN SELECT inhrelid INTO part FROM pg_inherits LIMIT 1; "
+        "DO $$ DECLARE part regclass; BEGIN SELECT inhrelid INTO part FROM pg_inherits "
+        "WHERE inhparent = 'video_stats_log'::regclass LIMIT 1; "
         "EXECUTE format('ALTER TABLE %s OWNER TO CURRENT_USER', part); END $$",
     )
     with pytest.raises(ConfigurationError, match="atlas db roles --apply"):
