@@ -328,6 +328,11 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "marked_video_unknown": LogEvent(
         "warning", "video_id fact", "A fact was reported of a video that is not in the database."
     ),
+    "metrics_left_out": LogEvent(
+        "warning",
+        "key reason",
+        "An object under metrics/ is not what append_metrics writes and is not read, whole or in part.",
+    ),
     "metrics_delivered": LogEvent("debug", "files", "Waiting samples reached the vault."),
     "metrics_not_adopted": LogEvent(
         "warning",

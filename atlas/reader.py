@@ -17,7 +17,8 @@ import pyarrow as pa
 from atlas.db import Database, db
 from atlas.errors import ConfigurationError, DatabaseError, InvalidInput, WrongVault
 from atlas.logging import get_logger
-from atlas.reading.cold import COLUMNS, appended_files
+from atlas.reading.appended import appended_files
+from atlas.reading.cold import COLUMNS
 from atlas.reading.merge import Blocking, Span, into_spans, joined
 from atlas.repositories.hot.snapshot import (
     HOT_SCHEMA,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import io
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -15,40 +14,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atlas.errors import CorruptObject
+from atlas.logging import get_logger
+from atlas.reading.appended import COLUMNS as APPENDED_COLUMNS
+from atlas.reading.appended import as_samples, check_chunks, check_groups
 from atlas.reading.footers import Footer, corrupt, fetch, fetch_footer, footers
 from atlas.repositories.hot.snapshot import HOT_SCHEMA, ColdFile, Selection
+from atlas.tables.parquet import ROW_GROUP_ROWS, UNREADABLE
 from atlas.tables.sample import KEY, SAMPLE_COLUMNS
-from atlas.types import Dataset, ReadableStore
+from atlas.types import ReadableStore
+from atlas.vault.metrics import digest_differs
+
+log = get_logger(__name__)
 
 #: What a reader gives: string, timestamp[us, UTC] and three int64, null where not known.
 COLUMNS = SAMPLE_COLUMNS
+_WARNED_AT_MOST = 10_000
 #: Adjacent row groups that are fetched in one request and decoded together.
 PART_GROUPS = 4
-
-_APPENDED = re.compile(r"(-?\d+)-(-?\d+)-[0-9a-f]+\.parquet$")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FOREVER = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-
-
-def appended_files(
-    store: ReadableStore, selection: Selection, adopted: Collection[str] = ()
-) -> Iterator[ColdFile]:
-    """Files written by ``append_metrics`` that can hold selected rows; their names carry the bounds.
-
-    Those that compaction has ``adopted`` are left out: their rows lie in files of the ledger.
-    """
-    for info in store.list(str(Dataset.METRICS)):
-        if info.key in adopted:
-            continue
-        name = info.key.rsplit("/", 1)[-1]
-        if name.startswith((".", "_")) or not name.endswith(".parquet"):
-            continue
-        bounds = _APPENDED.search(name)
-        first, last = _FOREVER
-        if bounds:
-            first, last = (_EPOCH + timedelta(microseconds=int(one)) for one in bounds.groups())
-        if selection.may_touch(first, last):
-            yield ColdFile(info.key, store.identity, first, last, None, info.size)
 
 
 def read_cold(
@@ -60,25 +42,78 @@ def read_cold(
         yield file.read(part, schema)
 
 
-def open_cold(store: ReadableStore, cold: ColdFile, selection: Selection) -> OpenedFile:
+def open_cold(
+    store: ReadableStore, cold: ColdFile, selection: Selection, *, forgiving: bool = False
+) -> OpenedFile:
     """Find out which row groups can hold selected rows; no request if the footer is remembered.
 
-    Raises `CorruptObject`, `VaultError`.
+    Raises `CorruptObject`, `VaultError`. With ``forgiving`` an object that the ledger does not name is left
+    out instead, whole or the part that cannot be read, with a warning in the log.
     """
+    forgiving = forgiving and not cold.in_ledger
+    try:
+        return _opened(store, cold, selection, forgiving=forgiving)
+    except CorruptObject as error:
+        if not forgiving:
+            raise
+        _warn(cold, error.message)
+        return OpenedFile(store, cold, selection, Footer(b"", (), is_sorted=False), [], None)
+
+
+def why_left_out(store: ReadableStore, cold: ColdFile) -> str | None:
+    """What is wrong with an object that no ledger names; None: it is what ``append_metrics`` writes, or was
+    meant to be. Reads all of it. Raises `VaultError`."""
+    try:
+        file = open_cold(store, cold, Selection())
+        for part in file.parts:
+            rows = sum(file.footer.groups[at].rows for at in part)
+            if refused := rows - file.read(part).num_rows:
+                return f"{refused} of {rows} rows are no samples"
+        source = store.open(cold.object_key)
+        if source is None:
+            return None  # deleted meanwhile
+        with source, pq.ParquetFile(source) as whole:
+            groups = (whole.read_row_group(at) for at in range(whole.num_row_groups))
+            footer = whole.metadata.metadata or {}
+            if digest_differs(cold.object_key.rsplit("/", 1)[-1], groups, footer):
+                return "it has other rows than its name tells"
+    except CorruptObject as error:
+        return error.message
+    except UNREADABLE as error:
+        return str(error)
+    return None
+
+
+_warned: set[str] = set()
+
+
+def _warn(cold: ColdFile, reason: str) -> None:
+    """Once a process for each object: the same ones are met by every read."""
+    if cold.object_key not in _warned and len(_warned) < _WARNED_AT_MOST:
+        _warned.add(cold.object_key)
+        log.warning("metrics_left_out", key=cold.object_key, reason=reason)
+
+
+def _opened(
+    store: ReadableStore, cold: ColdFile, selection: Selection, *, forgiving: bool
+) -> OpenedFile:
     content = None
     footer = footers.get(cold)
     if footer is None:
         footer, content = fetch_footer(store, cold)
         footers.put(cold, footer)
+    if not cold.in_ledger:
+        check_groups(footer)
     parts: list[list[int]] = []
     for at, group in enumerate(footer.groups):
         if not group.may_match(selection):
             continue
-        if parts and parts[-1][-1] == at - 1 and len(parts[-1]) < PART_GROUPS:
+        adjacent = parts and parts[-1][-1] == at - 1 and len(parts[-1]) < PART_GROUPS
+        if adjacent and group.rows <= ROW_GROUP_ROWS:
             parts[-1].append(at)
         else:
             parts.append([at])
-    return OpenedFile(store, cold, selection, footer, parts, content)
+    return OpenedFile(store, cold, selection, footer, parts, content, forgiving)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +130,23 @@ class OpenedFile:
     footer: Footer
     parts: list[list[int]]
     content: bytes | None
+    forgiving: bool = False
 
     def read(self, part: Sequence[int], schema: pa.Schema = HOT_SCHEMA) -> pa.Table:
         """The selected rows of a part in the columns of ``schema``, a subset of `HOT_SCHEMA`.
 
         Raises `CorruptObject` where the bytes are not what was written or a column cannot be read
-        without loss; `VaultError`.
+        without loss; `VaultError`. Of a ``forgiving`` file the part is left out then.
         """
+        try:
+            return self._read(part, schema)
+        except CorruptObject as error:
+            if not self.forgiving:
+                raise
+            _warn(self.cold, error.message)
+            return schema.empty_table()
+
+    def _read(self, part: Sequence[int], schema: pa.Schema) -> pa.Table:
         groups = [self.footer.groups[at] for at in part]
         start, end = min(one.start for one in groups), max(one.end for one in groups)
         span = (
@@ -110,8 +155,11 @@ class OpenedFile:
             else _Span(0, self.content)
         )
         try:
+            if not self.cold.in_ledger:
+                return self._appended(span, part, schema)
             by_id = self.selection.video_ids is not None
-            rows = _decoded(span, self.footer, part, schema, by_id=by_id)
+            names = _stored(schema)
+            rows = _decoded(span, self.footer, part, names, ["video_id"] if by_id else [])
             if rows.num_rows != sum(one.rows for one in groups):
                 raise CorruptObject("a row group has other rows than the footer says")
             return _selected(rows, self.selection, schema)
@@ -119,6 +167,25 @@ class OpenedFile:
             raise corrupt(self.cold, error.message) from error
         except (pa.ArrowException, OSError, EOFError, ValueError, LookupError) as error:
             raise corrupt(self.cold, error) from error
+
+    def _appended(self, span: _Span, part: Sequence[int], schema: pa.Schema) -> pa.Table:
+        """The selected rows, of those that can be samples."""
+        for at in part:
+            group = self.footer.groups[at]
+            span.seek(group.start)
+            check_chunks(self.footer, at, span.read(group.end - group.start), group.start)
+        # text as numbers of distinct values: what is long and repeated stays short
+        schema_of_file = self.footer.metadata.schema
+        text = [
+            schema_of_file.column(at).path
+            for at in range(len(schema_of_file.names))
+            if schema_of_file.column(at).physical_type == "BYTE_ARRAY"
+        ]
+        found = _decoded(span, self.footer, part, APPENDED_COLUMNS, text)
+        rows = as_samples(found, self.cold)
+        if rows.num_rows < found.num_rows:
+            _warn(self.cold, f"{found.num_rows - rows.num_rows} rows are no samples")
+        return matching(rows, self.selection).select(schema.names)
 
 
 class _Span(io.RawIOBase):
@@ -156,18 +223,21 @@ class _Span(io.RawIOBase):
 
 
 def _decoded(
-    span: _Span, footer: Footer, part: Sequence[int], schema: pa.Schema, *, by_id: bool
+    span: _Span, footer: Footer, part: Sequence[int], names: Sequence[str], encoded: Sequence[str]
 ) -> pa.Table:
-    """The row groups with those columns of ``schema`` that the file has, in the file's types."""
+    """The row groups with those columns of ``names`` that the file has, in the file's types.
+
+    Text of ``encoded`` columns stays encoded: ids that are looked for are compared as numbers, and made text
+    only where they are selected.
+    """
     with pq.ParquetFile(
         span,
         metadata=footer.metadata,
-        # ids that are looked for are compared as numbers, and made text only where they are selected
-        read_dictionary=["video_id"] if by_id else None,
+        read_dictionary=list(encoded),
         pre_buffer=False,
         page_checksum_verification=True,
     ) as file:
-        present = [name for name in _stored(schema) if name in file.schema_arrow.names]
+        present = [name for name in names if name in file.schema_arrow.names]
         # threads of their own read several parts at once
         return file.read_row_groups(list(part), columns=present, use_threads=False)
 

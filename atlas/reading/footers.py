@@ -234,7 +234,11 @@ def _bounds(column: pq.ColumnChunkMetaData) -> tuple[object, object]:
         return None, None
     try:
         return statistics.min, statistics.max
-    except ValueError:  # nanoseconds that Python's datetime cannot hold
+    except (
+        ValueError,
+        OverflowError,
+        pa.ArrowException,
+    ):  # nanoseconds, or years, that Python's datetime cannot hold
         return None, None
 
 

@@ -143,7 +143,8 @@ def _span_rows(
     loose.add(hot)
     for _ in span.files:
         started = next(opened)
-        if started.file.footer.is_sorted and len(started.file.parts) > 1:
+        of_atlas = started.file.cold.in_ledger and started.file.footer.is_sorted
+        if of_atlas and len(started.file.parts) > 1:
             streams.append(started.tables(ahead))
         else:
             # small files are many, and need no stream each
@@ -176,7 +177,7 @@ def _start(
     schema: pa.Schema,
     pool: ThreadPoolExecutor,
 ) -> _Started:
-    file = open_cold(store, cold, selection)
+    file = open_cold(store, cold, selection, forgiving=True)
     first = file.read(file.parts[0], schema) if file.parts else None
     return _Started(file, schema, pool, first)
 

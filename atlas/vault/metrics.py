@@ -30,6 +30,7 @@ __all__ = ["MetricsFile", "digest_differs", "metrics_files"]
 #: In the footer: what the rows of a file follow, on the machine that appended them.
 FOLLOW = "atlas.follow"
 
+_NAME = re.compile(r"-?\d+--?\d+-([0-9a-f]{32})\.parquet")
 #: No appended sample is older: YouTube is not.
 EARLIEST = datetime(2005, 1, 1, tzinfo=UTC)
 
@@ -173,12 +174,17 @@ def _following(rows_digest: str, what: str) -> str:
     return hashlib.blake2b(f"{rows_digest} {what}".encode(), digest_size=16).hexdigest()
 
 
+def is_name_of_rows(name: str) -> bool:
+    """Whether the name says what is in the file, so that it is never used for anything else."""
+    return _NAME.fullmatch(name) is not None
+
+
 def digest_differs(name: str, tables: Iterable[pa.Table], footer: Mapping[bytes, bytes]) -> bool:
     """Whether an appended file holds other rows, or other columns, than its name tells.
 
     Names that other programs gave tell nothing.
     """
-    told = re.fullmatch(r"-?\d+--?\d+-([0-9a-f]{32})\.parquet", name)
+    told = _NAME.fullmatch(name)
     if told is None:
         return False
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +16,13 @@ from atlas.archive.maintenance.inputs import Input
 from atlas.archive.maintenance.rewrite import Rewritten, rewrite
 from atlas.archive.recovery.ownership import SHARED_HINT, is_sole_owner
 from atlas.archive.session import Steps
+from atlas.errors import AtlasError
 from atlas.logging import get_logger
+from atlas.reading.appended import appended_files
+from atlas.reading.cold import why_left_out
 from atlas.repositories.erasure import FORGOTTEN
-from atlas.repositories.hot.snapshot import remember_metrics
+from atlas.repositories.events import EventLog, NewEvent, NotAppended
+from atlas.repositories.hot.snapshot import ColdFile, Selection, remember_metrics
 from atlas.repositories.ledger.files import FileRecord, LedgerReader
 from atlas.types import Dataset, ObjectStore, Progress
 from atlas.vault.layout import metrics_hour
@@ -26,13 +32,16 @@ log = get_logger(__name__)
 
 #: What a compacted file grows to: large enough for few requests, small enough to be fetched whole.
 TARGET_BYTES = 128 << 20
+#: Objects that one event names.
+_NAMED = 20
 #: How long after its end an hour of metrics counts as over: slow writers deliver late.
 _HOUR_CLOSED = timedelta(hours=1, minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
 class CompactionReport:
-    """What a compaction did, or with ``dry_run`` would take; ``failed`` are days it could not read."""
+    """What a compaction did, or with ``dry_run`` would take; ``failed`` are days it could not read,
+    ``left_out`` objects under ``metrics/`` that are not what ``append_metrics`` writes."""
 
     days: int = 0
     files_before: int = 0
@@ -42,6 +51,7 @@ class CompactionReport:
     bytes_before: int = 0
     bytes_after: int = 0
     failed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 async def compact(
@@ -56,13 +66,15 @@ async def compact(
         live = await LedgerReader(session).live_files(Dataset.STATS)
         adopted = await LedgerReader(session).keys(Dataset.METRICS)
         forgotten = await forgotten_ids(session)
-    appended = list[Input]()
+    appended, left_out = list[Input](), list[str]()
     if await offload(is_sole_owner, steps.store, steps.owner):
-        before = now - _HOUR_CLOSED
-        appended = await offload(lambda: list(closed_metrics(steps.store, before, adopted)))
+        closed = await offload(lambda: list(closed_metrics(steps.store, now, adopted)))
+        appended, left_out = await offload(_examined, steps.store, closed)
     else:
         log.warning("metrics_not_adopted", hint=SHARED_HINT)
     jobs = _jobs(live, appended, target_bytes)
+    if left_out and not dry_run:
+        await _tell_of(steps, left_out)
     if dry_run:
         return CompactionReport(len(jobs), sum(map(len, jobs.values())))
     done: list[Rewritten] = []
@@ -91,6 +103,7 @@ async def compact(
         bytes_before=sum(one.bytes_before for one in done),
         bytes_after=sum(one.bytes_after for one in done),
         failed=tuple(failed),
+        left_out=tuple(left_out),
     )
     log.info("compaction", days=report.days, files=report.files_before, into=report.files_after)
     return report
@@ -107,21 +120,42 @@ async def notice_metrics(steps: Steps) -> None:
 
 
 def closed_metrics(
-    store: ObjectStore, before: datetime, adopted: frozenset[str]
-) -> Iterator[Input]:
-    """Appended files of hours that ended before a moment, and that the ledger does not know."""
-    for info in store.list(str(Dataset.METRICS)):
-        hour = metrics_hour(info.key)
-        name = info.key.rsplit("/", 1)[-1]
-        if hour is None or name.startswith("_") or not name.endswith(".parquet"):
-            continue
-        if info.key not in adopted and hour + timedelta(hours=1) <= before:
-            yield Input(info.key, None, hour)
+    store: ObjectStore, now: datetime, adopted: frozenset[str]
+) -> Iterator[ColdFile]:
+    """Appended files of hours that are over, and that the ledger does not know."""
+    for cold in appended_files(store, Selection(), adopted, now):
+        hour = metrics_hour(cold.object_key)
+        if hour is not None and hour + timedelta(hours=1) <= now - _HOUR_CLOSED:
+            yield cold
+
+
+def _examined(store: ObjectStore, files: list[ColdFile]) -> tuple[list[Input], list[str]]:
+    """Those that can be adopted, and why others cannot: they stay where they are."""
+    taken, left_out = [], []
+    for cold in files:
+        reason = why_left_out(store, cold)
+        if reason is None:
+            taken.append(Input.appended(cold))
+        else:
+            log.warning("metrics_left_out", key=cold.object_key, reason=reason)
+            left_out.append(f"{cold.object_key}: {reason}")
+    return taken, left_out
 
 
 async def forgotten_ids(session: AsyncSession) -> tuple[str, ...]:
     """Ids whose rows do not count."""
     return tuple(await session.scalars(text(f"SELECT video_id {FORGOTTEN}")))
+
+
+async def _tell_of(steps: Steps, left_out: list[str]) -> None:
+    """One event for all of them; that it cannot be written is no reason to leave the rest undone."""
+    payload = json.dumps({"count": len(left_out), "objects": left_out[:_NAMED]})
+    event = NewEvent(uuid.uuid4(), "metrics.left_out", None, payload)
+    try:
+        async with steps.database.transaction() as session:
+            await EventLog(session).append([event])
+    except (AtlasError, NotAppended) as error:
+        log.warning("metrics_left_out", key=left_out[0], reason=f"no event: {error}")
 
 
 def _jobs(

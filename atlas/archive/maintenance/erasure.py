@@ -32,7 +32,8 @@ from atlas.archive.session import Steps, object_key
 from atlas.db.locks import retry_when_locked
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.logging import get_logger
-from atlas.reading.cold import appended_files, read_cold
+from atlas.reading.appended import appended_files
+from atlas.reading.cold import open_cold
 from atlas.repositories.erasure import ErasedRows, Erasure
 from atlas.repositories.hot.snapshot import ColdFile, Selection
 from atlas.repositories.ledger.files import FileRecord, LedgerReader, NewFile
@@ -171,7 +172,7 @@ async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell
     else:
         # the other rows of such a file would be missing to the other databases
         log.warning("metrics_not_erased", hint=SHARED_HINT)
-    candidates += [Input(file.object_key, None, file.first) for file in appended]
+    candidates += [Input.appended(file) for file in appended]
     holding = []
     for number, one in enumerate(candidates):
         tell(number, len(candidates), "files")
@@ -207,8 +208,9 @@ def _holds(store: ObjectStore, key: str, file: FileRecord | None, ids: Sequence[
             return False
     if store.stat(key) is None:
         return False
-    cold = ColdFile(key, store.identity, first, last, None)
-    return any(table.num_rows for table in read_cold(store, cold, Selection(tuple(ids))))
+    cold = ColdFile(key, store.identity, first, last, None, in_ledger=file is not None)
+    found = open_cold(store, cold, Selection(tuple(ids)), forgiving=True)
+    return any(found.read(part).num_rows for part in found.parts)
 
 
 async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> None:

@@ -14,10 +14,14 @@ from atlas.archive.export.samples import read_back
 from atlas.archive.recovery.records import read_condemned
 from atlas.archive.session import Steps
 from atlas.logging import get_logger
+from atlas.reading.appended import appended_files
+from atlas.reading.cold import why_left_out
+from atlas.repositories.hot.snapshot import Selection
 from atlas.repositories.ledger.files import FileRecord
 from atlas.repositories.ledger.swap import Replacement
 from atlas.tables.parquet import UNDECODABLE
 from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
+from atlas.vault.metrics import is_name_of_rows
 from atlas.vault.offload import offload
 from atlas.vault.temporary import workdir
 
@@ -63,9 +67,15 @@ async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> Gar
         gone = await ledger.gone_keys()
     announced = await offload(read_condemned, store, steps.owner)
     found = await offload(lambda: list(garbage(store, objects, gone, older_than)))
+    used_again = await offload(lambda: [file for file in expired if was_written_again(store, file)])
+    expired = [file for file in expired if file not in used_again]
     keys = (*(file.object_key for file in expired), *(info.key for info in found))
     if not dry_run:
         await steps.delete_files(expired, [info.key for info in found])
+        async with steps.database.transaction() as session:
+            replacement = Replacement(session, steps.fence)
+            await replacement.hold()
+            await replacement.gone(used_again)
         await offload(_clear, store, announced)
     log.info("garbage_collected", objects=len(keys), dry_run=dry_run)
     return GarbageReport(
@@ -74,6 +84,20 @@ async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> Gar
         unnamed(objects, named) - len(found),
         len(expired),
     )
+
+
+def was_written_again(store: ObjectStore, file: FileRecord) -> bool:
+    """Whether another program has put other content under the name of an adopted object since.
+
+    Names of ``append_metrics`` say what is in them; others, such as the ``stats.parquet`` of the platform's
+    first version, may be used again. Such an object is new: it is forgotten, not deleted.
+    """
+    name = file.object_key.rsplit("/", 1)[-1]
+    if file.dataset != Dataset.METRICS or not file.sha256 or is_name_of_rows(name):
+        return False
+    with workdir() as folder:
+        fetched = read_back(store, file.object_key, folder)
+    return fetched is not None and fetched[1] != file.sha256
 
 
 def garbage(
@@ -156,8 +180,7 @@ def compare(
     named = {file.object_key for file in files}
     for key in sorted(there.keys() - named):
         yield _given_up(key) if key in gone else _unnamed(store, key, owner)
-    if deep:
-        yield from _undecodable(store)
+    yield from _left_out(store, frozenset(named))
 
 
 def _footer_differs(store: ObjectStore, file: FileRecord) -> str | None:
@@ -228,23 +251,16 @@ def _unnamed(store: ObjectStore, key: str, owner: uuid.UUID | None) -> Finding:
     )
 
 
-def _undecodable(store: ObjectStore) -> Iterator[Finding]:
-    """Appended files that cannot be read: the rows of that call are lost to readers until mended."""
-    for info in store.list(str(Dataset.METRICS)):
-        if not info.key.endswith(".parquet") or info.key.rsplit("/", 1)[-1].startswith("_"):
-            continue
-        with workdir() as folder:
-            fetched = read_back(store, info.key, folder)
-            try:
-                if fetched is not None:
-                    pq.read_table(fetched[0], partitioning=None)
-            except UNDECODABLE as error:
-                yield Finding(
-                    info.key,
-                    "unreadable",
-                    f"appended metrics that cannot be decoded: {error}",
-                    "restore the object from the store's versions, or delete it and its rows",
-                )
+def _left_out(store: ObjectStore, adopted: frozenset[str]) -> Iterator[Finding]:
+    """Objects under ``metrics/`` that readers leave out, whole or in part."""
+    for cold in appended_files(store, Selection(), adopted):
+        if reason := why_left_out(store, cold):
+            yield Finding(
+                cold.object_key,
+                "left out",
+                f"it is not what append_metrics writes, and is not read: {reason}",
+                "restore it from the store's versions if Atlas wrote it, else move it elsewhere",
+            )
 
 
 def _damaged(file: FileRecord, kind: str, difference: str) -> Finding:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 
 from atlas.archive.export.samples import RUN_ROWS, Bounds, read_back
 from atlas.errors import CorruptObject, VerificationFailed
-from atlas.reading.cold import as_scalar, conformed
+from atlas.reading.cold import as_scalar, conformed, open_cold
+from atlas.repositories.hot.snapshot import ColdFile, Selection
 from atlas.repositories.ledger.files import FileFacts, FileRecord
 from atlas.repositories.ledger.swap import AppendedFile
 from atlas.tables.external_sort import encoded_runs, rechunked
@@ -22,8 +24,8 @@ from atlas.tables.fingerprint import Fingerprint
 from atlas.tables.parquet import ROW_GROUP_ROWS, UNDECODABLE, UNREADABLE
 from atlas.tables.sample import SAMPLE_COLUMNS, STATS_SCHEMA, stated_columns
 from atlas.tables.sorting import merge_sorted
-from atlas.types import ObjectStore
-from atlas.vault.metrics import digest_differs
+from atlas.types import ObjectInfo, ObjectStore
+from atlas.vault.layout import metrics_hour
 
 _DAY = timedelta(days=1)
 
@@ -35,6 +37,12 @@ class Input:
     key: str
     file: FileRecord | None
     hour: datetime
+    cold: ColdFile | None = None
+
+    @classmethod
+    def appended(cls, cold: ColdFile) -> Input:
+        """An appended file, with what bounds the ``seq`` of its rows."""
+        return cls(cold.object_key, None, metrics_hour(cold.object_key) or cold.first, cold)
 
     @classmethod
     def of(cls, file: FileRecord) -> Input:
@@ -107,10 +115,8 @@ class Source:
                 path=one.key,
                 hint="run `atlas vault fsck --deep`; nothing was replaced",
             )
-        if one.file is None:
-            _check_digest(one.key, path)
         samples, bounds = Fingerprint(_stated(one, path)), Bounds()
-        for table in self._rows(one.key, path):
+        for table in self._rows(one, path):
             for batch in table.to_batches():
                 self.tally.read.update(batch)
                 samples.update(batch)
@@ -145,7 +151,7 @@ class Source:
             for one, path, held in self._fetched:
                 if day not in held:
                     continue
-                for table in self._rows(one.key, path):
+                for table in self._rows(one, path):
                     mask = pc.and_(
                         pc.greater_equal(table["timestamp"], since),
                         pc.less(table["timestamp"], until),
@@ -168,14 +174,33 @@ class Source:
         for table in rechunked(runs.merged(), ROW_GROUP_ROWS):
             yield table.select(STATS_SCHEMA.names).cast(STATS_SCHEMA)
 
-    def _rows(self, key: str, path: Path) -> Iterator[pa.Table]:
+    def _rows(self, one: Input, path: Path) -> Iterator[pa.Table]:
+        """The rows of a fetched file; of an appended one those that can be samples."""
+        names = [*SAMPLE_COLUMNS, "seq"]
+        if one.cold is not None:
+            file = open_cold(_Fetched(one.key, path), one.cold, Selection())
+            yield from (file.read(part).rename_columns(names) for part in file.parts)
+            return
         try:
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    table = conformed(file.read_row_group(group))
-                    yield table.rename_columns([*SAMPLE_COLUMNS, "seq"])
+            with pq.ParquetFile(path) as whole:
+                for group in range(whole.num_row_groups):
+                    yield conformed(whole.read_row_group(group)).rename_columns(names)
         except UNDECODABLE as error:
-            raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
+            raise CorruptObject(f"{one.key} cannot be decoded: {error}", path=one.key) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """An object on this machine's disk, in place of the store that it came from."""
+
+    identity: str
+    path: Path
+
+    def open(self, key: str, size: int | None = None) -> BinaryIO | None:
+        return self.path.open("rb")
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return iter(())
 
 
 def _stated(one: Input, path: Path) -> tuple[str, ...]:
@@ -186,19 +211,3 @@ def _stated(one: Input, path: Path) -> tuple[str, ...]:
         return stated_columns(pq.read_metadata(path).metadata or {})
     except UNREADABLE as error:
         raise CorruptObject(f"{one.key} cannot be rewritten: {error}", path=one.key) from error
-
-
-def _check_digest(key: str, path: Path) -> None:
-    """An appended file has no ledger row to be compared with, but its name tells its rows' digest."""
-    try:
-        with pq.ParquetFile(path) as file:
-            groups = [file.read_row_group(at) for at in range(file.num_row_groups)]
-            footer = file.metadata.metadata or {}
-    except UNDECODABLE as error:
-        raise CorruptObject(f"{key} cannot be decoded: {error}", path=key) from error
-    if digest_differs(key.rsplit("/", 1)[-1], groups, footer):
-        raise VerificationFailed(
-            f"{key} has other rows than its name tells",
-            path=key,
-            hint="restore the object from the store's versions; nothing was replaced",
-        )

@@ -24,7 +24,8 @@ from atlas.config import get_settings
 from atlas.db.locks import retry_when_locked
 from atlas.errors import InvalidInput, VerificationFailed
 from atlas.logging import get_logger
-from atlas.reading.cold import appended_files, as_scalar
+from atlas.reading.appended import appended_files
+from atlas.reading.cold import as_scalar, why_left_out
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.restored import Pin, Pins, RestoredSamples, StagedSamples
 from atlas.repositories.hot.snapshot import Selection
@@ -115,14 +116,20 @@ async def _inputs(steps: Steps, span: Pin) -> list[Input]:
         ledger = LedgerReader(session)
         live = await ledger.live_files(Dataset.STATS)
         adopted = await ledger.keys(Dataset.METRICS)
-    appended = await offload(lambda: list(appended_files(steps.store, selection, adopted)))
+    appended = await offload(
+        lambda: [
+            file
+            for file in appended_files(steps.store, selection, adopted)
+            if why_left_out(steps.store, file) is None
+        ]
+    )
     return [
         Input.of(file)
         for file in live
         if file.min_timestamp is not None
         and file.max_timestamp is not None
         and selection.may_touch(file.min_timestamp, file.max_timestamp)
-    ] + [Input(file.object_key, None, file.first) for file in appended]
+    ] + [Input.appended(file) for file in appended]
 
 
 async def _check_budget(steps: Steps, inputs: Iterable[Input]) -> None:

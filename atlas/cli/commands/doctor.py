@@ -62,6 +62,7 @@ async def examine() -> list[Finding]:
         ("clock", _clock),
         ("vault", _vault),
         ("ledger and vault", _epoch),
+        ("appended metrics", _metrics),
         ("keys", _keys),
     ]
     settings = await _examine("settings", _settings)
@@ -167,6 +168,33 @@ async def _epoch() -> str:
     from atlas.vault import get_vault
 
     return await examine_epoch(db, get_vault().store)
+
+
+async def _metrics() -> str:
+    from atlas.db import db
+    from atlas.reading.appended import appended_files
+    from atlas.reading.cold import why_left_out
+    from atlas.repositories.hot.snapshot import Selection
+    from atlas.repositories.ledger.files import LedgerReader
+    from atlas.types import Dataset
+    from atlas.vault import get_vault
+
+    store = get_vault().store
+    async with db.transaction(read_only=True) as session:
+        adopted = await LedgerReader(session).keys(Dataset.METRICS)
+    found = await asyncio.to_thread(
+        lambda: {
+            cold.object_key: why_left_out(store, cold)
+            for cold in appended_files(store, Selection(), adopted)
+        }
+    )
+    wrong = [f"{key}: {reason}" for key, reason in found.items() if reason]
+    if wrong:
+        raise AtlasError(
+            f"{len(wrong)} objects under metrics/ are not read, such as {wrong[0]}",
+            hint="`atlas vault fsck` names all of them; move them elsewhere",
+        )
+    return f"{len(found)} files wait for compaction, all of them readable"
 
 
 async def _keys() -> str:

@@ -116,6 +116,7 @@ class ColdFile:
     """A live file of the ledger, or an appended one found in the vault (``row_count`` not known).
 
     ``in_ledger`` tells that no other object will ever have this name. ``byte_size`` None: not known.
+    Of an appended one: when it ``arrived``, by the store's clock where known, and when it was ``seen``.
     """
 
     object_key: str
@@ -125,6 +126,8 @@ class ColdFile:
     row_count: int | None
     byte_size: int | None = None
     in_ledger: bool = False
+    arrived: datetime | None = None
+    seen: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
