@@ -95,8 +95,19 @@ def _secret(value: Any) -> Any:
     return SecretStr(value.strip()) if isinstance(value, str) else value
 
 
+def _secret_line(value: Any) -> Any:
+    """A secret that goes into one line of a request: a line break in it would fail there, unexplained."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, str) and text.strip() and not text.strip(" ").isprintable():
+        raise ValueError(
+            "has a line break or another control character in it or behind it; remove that"
+        )
+    return _secret(value)
+
+
 Text = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
+SecretLine = Annotated[SecretStr | None, BeforeValidator(_secret_line)]
 
 
 class Settings(SettingNames, BaseSettings):
@@ -118,41 +129,67 @@ class Settings(SettingNames, BaseSettings):
         env_ignore_empty=True,
     )
 
+    # -- Environment
+    #: ``dev``, ``test``, ``prod`` or a name of your own. Only ``dev`` and ``test`` may use an embedded
+    #: PostgreSQL and a local vault unasked; anywhere else what is missing is an error.
     env: str = "prod"
-    database_url: Secret = None
+    # -- Database
+    #: ``postgres://`` or ``postgresql://``, as your provider hands it out; sslmode, channel_binding,
+    #: application_name, connect_timeout, target_session_attrs and several hosts work.
+    database_url: SecretLine = None
+    #: Connections that a process keeps open.
     database_pool_size: int = Field(5, ge=1, le=1000)
     #: Seconds that a caller waits for a connection while all are in use.
     database_pool_timeout: float = Field(30.0, gt=0, le=3600)
     #: ``transaction`` behind PgBouncer or another pooler in transaction mode.
     database_pool_mode: Literal["session", "transaction"] = "session"
+    #: Where the embedded database, the local vault, the spool and temporary files lie.
     atlas_home: Path = Field(default_factory=lambda: _data_home())
 
+    # -- Vault
+    #: Unset: by which of HF_REPO_ID and GCS_BUCKET_NAME is set; with ``dev`` and ``test`` else ``local``.
     vault_provider: Literal["huggingface", "gcs", "local", "memory"] | None = None
+    #: A folder inside the repository or bucket; each database needs one of its own.
     vault_prefix: str = ""
+    #: Dataset repository of the Hugging Face Hub, ``user/name``; HF_DATASET_ID is another name for it.
     hf_repo_id: Text = Field(None, validation_alias=AliasChoices("HF_REPO_ID", "HF_DATASET_ID"))
-    hf_token: Secret = None
+    #: Token with write access to that repository.
+    hf_token: SecretLine = None
     #: Commits that the machines sharing one ATLAS_HOME may try; the Hub takes 128 from all of them.
     hf_commits_per_hour: int = Field(100, ge=1)
     #: Seconds that appended rows and documents wait for company, to go in one commit; 0: none waits.
     hf_batch_seconds: float = Field(60.0, ge=0)
+    #: Bucket of Google Cloud Storage, its name alone.
     gcs_bucket_name: Text = None
+    #: Key file for the bucket; unset: Google's default credentials.
     google_application_credentials: Path | None = None
 
+    # -- API keys
+    #: A JSON list of keys, or of {"key": ..., "project": ...}: keys of one project share one quota.
     youtube_api_key_pool_json: Secret = None
+    #: Only the first key is used. Pooling keys of several projects can breach the API's terms.
     compliance_mode: bool = True
+    #: Archeology takes so many of the last keys.
     key_pool_archeology_size: int = Field(1, ge=0)
+    #: Tracking takes so many of those before; hunting has the rest.
     key_pool_tracking_size: int = Field(1, ge=0)
     #: Buckets of quota a day: {"search": {"limit": 100, "cost": 1}}, or {"search": 100}.
     youtube_quota_json: Text = None
     #: Where the YouTube Data API is asked by `atlas keys test`.
     youtube_api_url: str = "https://www.googleapis.com/youtube/v3"
+    #: Attempts of one request in all.
     hydra_retry_attempts: int = Field(3, ge=1)
+    #: By how much the pause between attempts grows.
     hydra_backoff_factor: float = Field(2.0, ge=1)
     #: Seconds that one request may wait for its turn, for a free window or for a service that is down.
     hydra_max_wait_seconds: float = Field(150.0, ge=0)
 
+    # -- Retention
+    #: Whether the janitor deletes finished videos.
     janitor_enabled: bool = True
+    #: Days that samples and finished videos stay in PostgreSQL.
     janitor_retention_days: int = Field(7, ge=1, le=36_500)
+    #: Delete only videos with transcript and visuals whose rows were read back from the vault.
     janitor_safety_check: bool = True
     janitor_unfinished_days: int | None = Field(default=None, ge=1)
     """Days after which a video that is not DONE is given up and removed like a finished one; None: never."""
@@ -162,13 +199,19 @@ class Settings(SettingNames, BaseSettings):
     """Bound of the samples that workers claim in a UTC day; None: there is none."""
     watchlist_on_ingest: bool = False
     """Whether a video that is ingested for the first time is put on the watchlist, too."""
+    #: Hours of samples in one partition: what is archived at a time.
     stats_partition_hours: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 6
     #: Days after which the janitor has an exhausted search term searched for again.
     search_revive_days: int = Field(30, ge=1, le=3650)
 
+    # -- Events
+    #: False: events are neither recorded nor delivered.
     event_bus_enabled: bool = True
+    #: Where events are posted.
     event_bus_webhook_url: Secret = None
+    #: ``whsec_`` and the base64 of 24 to 64 bytes, as Standard Webhooks has it.
     event_bus_webhook_secret: Secret = None
+    #: Comma-separated glob patterns of the types that are posted.
     event_bus_filter: str = "*"
     #: Whether the webhook may be at a private, loopback or link-local address outside dev and test.
     event_bus_allow_private: bool = False
@@ -176,12 +219,20 @@ class Settings(SettingNames, BaseSettings):
     event_bus_retention_days: int = Field(7, ge=1, le=365)
     event_bus_retention_max_days: int = Field(30, ge=1, le=365)
 
+    # -- Discord
+    #: Webhook of the alerts, and of every channel that has none.
     discord_webhook_alerts: Secret = None
+    #: Webhook of the hunters' channel.
     discord_webhook_hunt: Secret = None
+    #: Webhook of the trackers' channel.
     discord_webhook_surveillance: Secret = None
+    #: Webhook of the operators' channel.
     discord_webhook_ops: Secret = None
 
+    # -- Logging of the command line
+    #: The least level that is shown; unset: WARNING.
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    #: ``json``: one document a line.
     log_format: Literal["console", "json"] = "console"
 
     @field_validator("log_level", mode="before")
@@ -198,6 +249,22 @@ class Settings(SettingNames, BaseSettings):
     @classmethod
     def _hours_as_number(cls, value: Any) -> Any:
         return int(value) if isinstance(value, str) and value.strip().isdigit() else value
+
+    @field_validator("vault_prefix")
+    @classmethod
+    def _prefix_lies_inside(cls, value: str) -> str:
+        names = value.strip().rstrip("/").split("/") if value.strip() else []
+        wrong = not value.isprintable() or "\\" in value
+        if wrong or any(name in ("", "..") or name.startswith(".") for name in names):
+            raise ValueError("takes a folder inside the repository or bucket, such as runs/2026")
+        return "/".join(names)
+
+    @field_validator("gcs_bucket_name", "hf_repo_id")
+    @classmethod
+    def _name_and_no_address(cls, value: str | None) -> str | None:
+        if value is not None and (":" in value or not value.isprintable() or " " in value):
+            raise ValueError("takes the name alone, without gs://, hf:// or https://")
+        return value
 
     @field_validator("youtube_api_key_pool_json")
     @classmethod
@@ -372,7 +439,7 @@ def _configuration_error(error: ValidationError) -> ConfigurationError:
         secret = field is None or "SecretStr" in repr(field.annotation)
         got = "a masked value" if secret else repr(given)
         parts.append(f"{name.upper()}: got {got}; {message}")
-    return ConfigurationError("; ".join(parts), hint="see ENV.example")
+    return ConfigurationError("; ".join(parts), hint="correct it in the environment or in .env")
 
 
 def split_keys(keys: Sequence[T], archeology: int, tracking: int) -> dict[str, Sequence[T]]:

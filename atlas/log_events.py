@@ -97,6 +97,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "database_unhealthy": LogEvent(
         "warning", "error kind", "A health check did not get an answer from PostgreSQL."
     ),
+    "database_taken_over": LogEvent(
+        "info", "rows", "The tables of the platform's first version were copied."
+    ),
     "dataset_card_unreadable": LogEvent(
         "warning",
         "error",
@@ -291,6 +294,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "hot_bytes hot_max_bytes hint",
         "HOT_MAX_BYTES is less than the partitions that are still written to.",
     ),
+    "item_left_out": LogEvent(
+        "warning", "row field error", "An item of a batch could not be read; the others were taken."
+    ),
     "janitor_run": LogEvent("info", "deleted retention_days", "The janitor ended."),
     "key_disabled": LogEvent(
         "error", "agent pool key error action", "An API key or its project was refused for good."
@@ -436,7 +442,7 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "warning", "error", "A health check did not get an answer from the vault."
     ),
     "video_without_usable_id": LogEvent(
-        "warning", "row", "An item without a video id was left out."
+        "warning", "error", "An item without a video id was left out."
     ),
     "watchlist_parked": LogEvent(
         "info",

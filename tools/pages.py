@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import black
 
-from tools import surface
+from tools import configuration, surface
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,7 +76,9 @@ def annotation(kind: Any) -> str:
 #: File, and what makes its text.
 PAGES: dict[str, Callable[[], str]] = {
     "atlas/setting_names.py": setting_names,
+    "ENV.example": configuration.example,
     "docs/api-reference.md": surface.page,
+    "docs/configuration.md": configuration.page,
     "docs/logging.md": logging_page,
     "docs/events.md": events_page,
     "tests/public_api.txt": surface.snapshot,

@@ -147,7 +147,7 @@ def page() -> str:
         "<!-- made by `make docs` from the docstrings -->",
         "# API reference",
         "Every name that programs may rely on. What is not here may change at any time; what is here changes "
-        "only as [the policy for changes](../CONTRIBUTING.md) says.",
+        "only as [the policy for changes](contributing.md) says.",
         "\n".join(
             f"- [`{module}`](#{module.replace('.', '')}): {text}" for module, text in PUBLIC.items()
         ),

@@ -1,58 +1,39 @@
-"""The program ``atlas``: its commands, and what an error looks like.
-
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 another archiver is at work, 130 interrupted.
-"""
+"""The program ``atlas``: its commands. What an error looks like is in `atlas.cli.failures`."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
+from atlas.cli import failures
 from atlas.cli.commands import (
     archiving,
+    configuration,
     database,
     demo,
     doctor,
     endpoints,
     events,
+    health,
     importing,
     keys,
     reading,
     vault,
     work,
 )
-from atlas.cli.output import err, out
-from atlas.errors import ArchiverBusy, AtlasError, ConfigurationError, InvalidInput
-
-
-class Program(TyperGroup):
-    """Tells foreseen errors in two lines and sets the exit code; with ``--debug`` they are raised."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except AtlasError as error:
-            if ctx.params["debug"]:
-                raise
-            err.print(f"error: {error.message}", soft_wrap=True)
-            if error.hint:
-                err.print(f"hint: {error.hint}", soft_wrap=True)
-            raise typer.Exit(exit_code(error)) from None
-
+from atlas.cli.output import out
+from atlas.errors import ConfigurationError
 
 app = typer.Typer(
-    cls=Program,
     name="atlas",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Tiered storage and work coordination for what a platform learns about videos.",
+    epilog=failures.EXIT_CODES,
 )
 
 
@@ -77,6 +58,7 @@ def prepare(
     from atlas.config import get_settings
     from atlas.logging import configure
 
+    failures.show_tracebacks(debug)
     # wrong settings are told by the command that needs them: its --help works without
     with suppress(ConfigurationError):
         configure(get_settings())
@@ -96,13 +78,8 @@ app.command("janitor")(archiving.janitor)
 app.command("history")(reading.history)
 app.command("status")(reading.status)
 app.command("doctor")(doctor.doctor)
-
-
-def exit_code(error: AtlasError) -> int:
-    """The exit code for an error of the tree."""
-    if isinstance(error, ArchiverBusy):
-        return 3
-    return 2 if isinstance(error, ConfigurationError | InvalidInput) else 1
+app.command("health")(health.health)
+app.command("config")(configuration.config)
 
 
 def main() -> None:
@@ -110,4 +87,4 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         # a terminal without sparklines shows question marks rather than a traceback
         sys.stdout.reconfigure(errors="replace")
-    app()
+    sys.exit(failures.guard(lambda: app(standalone_mode=False), sys.argv[1:]))

@@ -12,10 +12,13 @@ from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from atlas.errors import InvalidInput
 from atlas.types import Progress
 
 if TYPE_CHECKING:
@@ -58,7 +61,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """A table whose columns beginning with ``>`` are aligned right."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
     for name in columns:
-        made.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+        # on a narrow terminal a long cell takes more lines, and nothing is cut off
+        right = name.startswith(">")
+        made.add_column(name.lstrip(">"), justify="right" if right else "left", overflow="fold")
     for row in rows:
         made.add_row(
             *[cell if isinstance(cell, Text) else "" if cell is None else str(cell) for cell in row]
@@ -73,13 +78,7 @@ def number(value: float | None) -> str:
 
 def size(value: float | None) -> str:
     """Bytes in decimal units."""
-    if value is None:
-        return ""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(value) < 1000:
-            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"
+    return "" if value is None else decimal(round(value))
 
 
 def moment(value: datetime | None) -> str:
@@ -116,6 +115,15 @@ def sparkline(values: Sequence[float | None], width: int = 60) -> str:
     return "".join(
         " " if one is None else _BARS[int((one - low) / span * (len(_BARS) - 1))] for one in means
     )
+
+
+def confirm(question: str, *, yes: bool, as_json: bool) -> None:
+    """Go on only if a person agrees, or ``--yes`` did; a program is not asked."""
+    if yes:
+        return
+    if as_json:
+        raise InvalidInput("--json asks nothing", field="yes", hint="confirm with --yes")
+    typer.confirm(question, abort=True, err=True)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from sqlalchemy import ARRAY, Text, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -33,6 +34,34 @@ class ErasedRows:
             self.watchlist + other.watchlist,
             self.events + other.events,
         )
+
+
+class ErasureReader:
+    """What an erasure would remove, and what earlier ones barred."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def counts(self, video_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Rows of each id in ``videos``, ``watchlist`` and ``events``."""
+        tables = {"videos": "videos WHERE id", "watchlist": "watchlist WHERE video_id"}
+        tables["events"] = "system_events WHERE entity_id"
+        found = {one: dict.fromkeys(tables, 0) for one in video_ids}
+        for name, where in tables.items():
+            column = where.rsplit(" ", 1)[1]
+            query = f"SELECT {column}, count(*) FROM {where} = ANY(:ids) GROUP BY 1"
+            for video_id, count in await self.session.execute(
+                _with_ids(query), {"ids": list(video_ids)}
+            ):
+                found[video_id][name] = count
+        return found
+
+    async def barred(self) -> list[tuple[str, datetime | None]]:
+        """Ids that were erased, with when the last of their rows was (None: not yet), in order."""
+        rows = await self.session.execute(
+            text(f"SELECT video_id, erased_at {FORGOTTEN} ORDER BY video_id")
+        )
+        return [(video_id, erased_at) for video_id, erased_at in rows]
 
 
 class Erasure:

@@ -10,13 +10,16 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
-from atlas.cli.output import answer, out, run, table, waiting
+from atlas.cli.output import answer, out, run, waiting
 from atlas.errors import AtlasError
 
 #: Seconds of difference between this machine's clock and the database's that nobody needs to mend.
 _SKEW = 5.0
+#: Seconds that a webhook's host may take to accept a connection.
+_PATIENCE = 5.0
 
 
 #: What a check found, and perhaps advice.
@@ -31,50 +34,61 @@ class Finding:
     ok: bool
     found: str
     mend: str = ""
+    #: Not looked at: this machine does not do it, or what it needs is wrong already.
+    skipped: bool = False
+
+
+class _Skipped(Exception):
+    """The check does not concern this machine."""
 
 
 def doctor(
     json: bool = typer.Option(False, "--json", help="One JSON document for programs.")
 ) -> None:
-    """Check settings, database, clocks, vault and keys; exit 1 if something needs mending."""
+    """Check settings, database, clocks, vault, keys and webhooks; exit 1 if something needs mending.
+
+    Exit 0: nothing to do, for a monitor too. What this machine does not do is skipped.
+    """
     findings = run(examine())
-    rows = [
-        (Text("ok", "green") if one.ok else Text("wrong", "red"), one.check, one.found, one.mend)
-        for one in findings
-    ]
-    answer(
-        [asdict(one) for one in findings],
-        json,
-        lambda: out.print(table("Atlas", ("", "check", "found", "what to do"), rows)),
-    )
+
+    def show() -> None:
+        for one in findings:
+            mark, style = ("skip", "dim") if one.skipped else ("ok", "green")
+            if not one.ok:
+                mark, style = "wrong", "red"
+            lines = Table.grid(padding=(0, 2))
+            lines.add_column(width=5)
+            lines.add_column(overflow="fold")
+            found = f"{one.check}: {one.found}" + (f"\n→ {one.mend}" if one.mend else "")
+            lines.add_row(Text(mark, style), Text(found))
+            out.print(lines)
+
+    answer([asdict(one) for one in findings], json, show)
     if not all(one.ok for one in findings):
         raise typer.Exit(1)
 
 
 async def examine() -> list[Finding]:
     """Every check, in the order in which they depend on each other."""
-    checks: list[tuple[str, Check]] = [
-        ("database", _database),
-        ("pooler", _pooler),
-        ("sessions", _sessions),
-        ("migrations", _migrations),
-        ("access", _access),
-        ("clock", _clock),
-        ("vault", _vault),
-        ("ledger and vault", _epoch),
-        ("appended metrics", _metrics),
-        ("keys", _keys),
-    ]
-    settings = await _examine("settings", _settings)
-    if not settings.ok:  # nothing else can be told from it
-        return [settings]
-    return [settings, *[await _examine(name, check) for name, check in checks]]
+    found: dict[str, Finding] = {}
+    for name, (check, needs) in CHECKS.items():
+        wrong = [need for need in needs if need in found and not found[need].ok]
+        wrong = wrong or [need for need in needs if need in found and found[need].skipped]
+        if wrong:  # one row a cause
+            found[name] = Finding(name, True, f"not checked: see {wrong[0]}", skipped=True)
+        else:
+            found[name] = await _examine(name, check)
+        if name == "settings" and not found[name].ok:  # nothing else can be told from it
+            break
+    return list(found.values())
 
 
 async def _examine(name: str, check: Check) -> Finding:
     try:
         found = await check()
         return Finding(name, True, *([found] if isinstance(found, str) else found))
+    except _Skipped as why:
+        return Finding(name, True, str(why), skipped=True)
     except AtlasError as error:
         return Finding(name, False, error.message, error.hint or "")
 
@@ -204,11 +218,83 @@ async def _keys() -> str:
     settings = get_settings()
     total = len(settings.youtube_api_keys)
     if not total:
-        raise AtlasError(
-            "no YouTube API key is configured",
-            hint="set YOUTUBE_API_KEY_POOL_JSON, unless this machine makes no API calls",
+        raise _Skipped(
+            "none is configured (YOUTUBE_API_KEY_POOL_JSON): this machine makes no API calls"
         )
     if settings.compliance_mode:
         return f"{total} configured, the first one used (COMPLIANCE_MODE)"
     rings = ", ".join(f"{pool} {KeyRing(pool).size}" for pool in POOLS)
     return f"{total} configured: {rings}"
+
+
+async def _webhook() -> str:
+    from atlas.config import get_settings
+
+    settings = get_settings()
+    if not settings.event_bus_enabled or settings.event_bus_webhook_url is None:
+        raise _Skipped("EVENT_BUS_WEBHOOK_URL is not set: events stay in the database")
+    host = await _connect(
+        settings.event_bus_webhook_url.get_secret_value(), "EVENT_BUS_WEBHOOK_URL"
+    )
+    if settings.event_bus_webhook_secret is None:
+        raise AtlasError(
+            f"{host} answers, but bodies are sent without a signature",
+            hint="set EVENT_BUS_WEBHOOK_SECRET=whsec_<base64 of 24 bytes or more>",
+        )
+    return f"{host} answers"
+
+
+async def _discord() -> str:
+    from atlas.config import get_settings
+
+    settings = get_settings()
+    names = [f"discord_webhook_{one}" for one in ("alerts", "hunt", "surveillance", "ops")]
+    urls = {name.upper(): getattr(settings, name) for name in names}
+    hosts = [
+        await _connect(url.get_secret_value(), name)
+        for name, url in urls.items()
+        if url is not None
+    ]
+    if not hosts:
+        raise _Skipped("DISCORD_WEBHOOK_ALERTS is not set: nobody is notified")
+    return f"{', '.join(sorted(set(hosts)))}: {len(hosts)} of {len(urls)} channels"
+
+
+async def _connect(url: str, variable: str) -> str:
+    """Open and close a connection to a webhook's host, whose name is returned; nothing is sent."""
+    from urllib.parse import urlsplit
+
+    from atlas.webhook_client import check_url
+
+    parts = urlsplit(check_url(url.strip(), variable))
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            await writer.wait_closed()
+    except OSError as error:  # a time-out too
+        why = error.strerror or "no answer in time"
+        raise AtlasError(
+            f"the host of {variable}, {host}, cannot be reached: {why}",
+            hint=f"check {variable} and this machine's network",
+        ) from error
+    return host
+
+
+#: Each check by name, and the checks that it depends on, in an order in which those come first.
+CHECKS: dict[str, tuple[Check, tuple[str, ...]]] = {
+    "settings": (_settings, ()),
+    "database": (_database, ("settings",)),
+    "pooler": (_pooler, ("settings", "database")),
+    "sessions": (_sessions, ("settings", "database")),
+    "migrations": (_migrations, ("settings", "database")),
+    "access": (_access, ("settings", "database", "migrations")),
+    "clock": (_clock, ("settings", "database")),
+    "vault": (_vault, ("settings",)),
+    "ledger and vault": (_epoch, ("settings", "database", "migrations", "vault")),
+    "appended metrics": (_metrics, ("settings", "database", "migrations", "vault")),
+    "keys": (_keys, ("settings",)),
+    "webhook": (_webhook, ("settings",)),
+    "Discord": (_discord, ("settings",)),
+}

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from atlas.cli.output import answer, err, number, out, progress, run, size, table
+from atlas.cli.output import answer, confirm, err, number, out, progress, run, size, table
 
 if TYPE_CHECKING:
     from atlas.archive import AdoptReport
@@ -43,12 +43,8 @@ def adopt(
             return
         if not json:
             _show(foreseen)
-    if not yes:
-        typer.confirm(
-            "Any other copy of this database will be refused from now on. Go on?",
-            abort=True,
-            err=True,
-        )
+    question = "Any other copy of this database will be refused from now on. Go on?"
+    confirm(question, yes=yes, as_json=json)
     with progress("taking in", quiet=json) as tell:
         report = run(Archiver().adopt(owner=mark, set_aside=set_aside, progress=tell))
     answer(asdict(report), json, lambda: _show(report))
@@ -115,12 +111,10 @@ def move(
     from atlas.vault.providers import vault_at
 
     target = vault_at(to)
-    if not yes:
-        typer.confirm(
-            f"Everything will be copied to {target.identity}, and this database goes on there. Go on?",
-            abort=True,
-            err=True,
-        )
+    question = (
+        f"Everything will be copied to {target.identity}, and this database goes on there. Go on?"
+    )
+    confirm(question, yes=yes, as_json=json)
     with progress("copying", quiet=json) as tell:
         report = run(Archiver().move(target, progress=tell))
 

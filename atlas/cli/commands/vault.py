@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import typer
 
 from atlas.cli.commands import recovery
-from atlas.cli.output import answer, err, moment, number, out, progress, run, size, table
+from atlas.cli.output import answer, confirm, err, moment, number, out, progress, run, size, table
+from atlas.errors import InvalidInput
 
 app = typer.Typer(no_args_is_help=True, help="What lies in the vault.")
 
@@ -16,9 +17,12 @@ app = typer.Typer(no_args_is_help=True, help="What lies in the vault.")
 @app.command("ls")
 def list_objects(
     prefix: str = typer.Argument("", help="A folder, such as video_stats/date=2026-01-15."),
+    forgotten: bool = typer.Option(False, "--forgotten", help="List the erased ids instead."),
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:
-    """List objects with size and time."""
+    """List objects with size and time, or the ids that `forget` barred."""
+    if forgotten:
+        return _list_forgotten(json)
     from atlas.vault import get_vault
 
     objects = list(get_vault().store.list(prefix))
@@ -159,18 +163,30 @@ def release(
 @app.command()
 def forget(
     video_ids: list[str] = typer.Argument(..., help="Ids of the videos to erase."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only count what would be erased."),
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:
     """Erase videos from both tiers for good, bar their ids, and print a receipt."""
     from atlas.archive import Archiver
+    from atlas.utils import validate_youtube_id
 
-    if not yes:
-        typer.confirm(
-            f"{len(set(video_ids))} videos will be erased everywhere. This cannot be undone. Go on?",
-            abort=True,
-            err=True,
-        )
+    ids = list(dict.fromkeys(video_ids))
+    # what looks like no id of a video is taken if something is known of it
+    odd = [one for one in ids if not validate_youtube_id(one)]
+    counts = run(_known_of(ids if dry_run else odd)) if dry_run or odd else {}
+    for one in odd:
+        if not any(counts[one].values()):
+            raise InvalidInput(
+                f"{one!r} is no YouTube video id, and nothing is known of it",
+                field="video_id",
+                value=one,
+                hint="give ids of 11 characters of A-Z a-z 0-9 _ -",
+            )
+    if dry_run:
+        return _show_known(counts, json)
+    question = f"{len(ids)} videos will be erased everywhere. This cannot be undone. Go on?"
+    confirm(question, yes=yes, as_json=json)
     with progress("erasing", quiet=json) as tell:
         receipt = run(Archiver().forget(video_ids, progress=tell))
 
@@ -202,3 +218,42 @@ def _utc(value: datetime) -> datetime:
 
 for command in (recovery.adopt, recovery.rebuild, recovery.move):
     app.command()(command)
+
+
+async def _known_of(video_ids: list[str]) -> dict[str, dict[str, int]]:
+    """Of each id: samples in both tiers, and rows of videos, watchlist and events."""
+    from atlas.db import db
+    from atlas.reader import StatsReader
+    from atlas.repositories.erasure import ErasureReader
+    from atlas.types import check_id
+
+    ids = [check_id(one) for one in video_ids]
+    async with db.transaction(read_only=True) as session:
+        rows = await ErasureReader(session).counts(ids)
+    reader = StatsReader()
+    return {one: {"samples": await reader.count([one]), **rows[one]} for one in ids}
+
+
+def _show_known(counts: dict[str, dict[str, int]], json: bool) -> None:
+    rows = [(one, *(number(count) for count in found.values())) for one, found in counts.items()]
+    columns = ("id", ">samples", ">videos", ">watchlist", ">events")
+    data = {
+        "dry_run": True,
+        "videos": [{"video_id": one, **found} for one, found in counts.items()],
+    }
+    answer(data, json, lambda: out.print(table("Would be erased", columns, rows)))
+
+
+def _list_forgotten(json: bool) -> None:
+    from atlas.db import db
+    from atlas.repositories.erasure import ErasureReader
+
+    async def work() -> list[tuple[str, datetime | None]]:
+        async with db.transaction(read_only=True) as session:
+            return await ErasureReader(session).barred()
+
+    found = run(work())
+    rows = [(one, moment(erased) or "not finished: run forget again") for one, erased in found]
+    data = [{"video_id": one, "erased_at": erased} for one, erased in found]
+    title = f"{number(len(found))} ids are barred"
+    answer(data, json, lambda: out.print(table(title, ("id", "erased (UTC)"), rows)))
