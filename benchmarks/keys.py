@@ -274,7 +274,7 @@ async def _weeks(database: Database) -> list[Result]:
         now += timedelta(seconds=seconds)
         await asyncio.sleep(0)
 
-    keys, limits = members(6, 3), {"general": 1_000, "search": 100}
+    keys, limits = members(6, 3), {"general": 300, "search": 30}
     api = QuotaAPI({key.get_secret_value(): str(key.project) for key in keys}, limits, clock=clock)
 
     def request(method: str) -> Callable[[str], Any]:
@@ -322,7 +322,7 @@ async def _weeks(database: Database) -> list[Result]:
                         {"day": datetime.fromisoformat(today).date()},
                     )
                 unaccounted += abs(used - int(counted or 0))
-                for _ in range(8):  # restart: always
+                for _ in range(4):  # restart: always
                     holder = Holder(database, keys, limits, clock=clock)
                     await exhaust(holder, "search", "search")
                     await exhaust(holder, "videos", "general")

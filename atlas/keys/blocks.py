@@ -42,9 +42,11 @@ class Block:
     usable_until: float = 0.0
     used_at: float = 0.0
     settled_at: float = 0.0
-    waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[Block | None], int]] = field(
-        default_factory=deque
-    )
+    waiting: deque[_Waiting] = field(default_factory=deque)
+
+
+#: A request that waits for units: its loop, what it awaits, how many.
+_Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Block | None]", int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,40 +217,44 @@ class Blocks:
         return True
 
     def _ask(self, block: Block, units: int) -> None:
-        block.need = max(block.need, units)
-        self.wake()
+        asked, block.need = block.need, max(block.need, units)
+        if not asked:
+            self.wake()
 
     def _hand_out(self, block: Block) -> None:
+        """Give waiting requests their units, as many as there are."""
+        served: list[_Waiting] = []
         while block.waiting and (not self.leased or block.available >= block.waiting[0][2]):
-            loop, future, units = block.waiting.popleft()
-            if future.cancelled():
+            waiting = block.waiting.popleft()
+            if waiting[1].cancelled():
                 continue
             if self.leased:
-                block.available -= units
-            block.in_flight += units
-            block.taken += units
-            self._answer(loop, future, block, units)
+                block.available -= waiting[2]
+            block.in_flight += waiting[2]
+            block.taken += waiting[2]
+            served.append(waiting)
+        self._answer(served, block)
 
     def _resolve(self, block: Block, answer: None) -> None:
-        while block.waiting:
-            loop, future, _ = block.waiting.popleft()
-            self._answer(loop, future, answer, 0)
+        """Send waiting requests away."""
+        self._answer(list(block.waiting), answer)
+        block.waiting.clear()
 
-    def _answer(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[Block | None],
-        block: Block | None,
-        units: int,
-    ) -> None:
-        def tell() -> None:
+    def _answer(self, waiting: list[_Waiting], block: Block | None) -> None:
+        """Tell each loop once: waking a loop costs more than a request does."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+        for one in waiting:
+            by_loop.setdefault(one[0], []).append(one)
+        for loop, ours in by_loop.items():
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._tell, ours, block)
+
+    def _tell(self, waiting: list[_Waiting], block: Block | None) -> None:
+        for _, future, units in waiting:
             if not future.done():
                 future.set_result(block)
             elif block is not None:  # nobody waits any more
                 self.give_back(block, units, spent=False)
-
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell)
 
     def _is_due(self, block: Block, now: float) -> bool:
         if block.need:
