@@ -6,9 +6,11 @@ name; while all that is known of a function of an agent is searching, its reques
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
+from types import CodeType
 from typing import Any
 
 from atlas.keys.accounts import Accounts
@@ -18,8 +20,38 @@ __all__ = ["Callers"]
 #: The bucket that answers of a kind were drawn from; others are ``general``.
 _KINDS = {"youtube#searchListResponse": "search"}
 _LEARNT = "search"
+_METHODS = frozenset(
+    {
+        "activities",
+        "batchgetstats",
+        "captions",
+        "channels",
+        "comments",
+        "commentthreads",
+        "playlistitems",
+        "playlists",
+        "search",
+        "videocategories",
+        "videos",
+    }
+)
 #: Most functions remembered; a program has few.
 _MOST = 1_000
+
+
+def _methods(told: Iterable[object]) -> frozenset[str]:
+    """The API's methods among names, texts and addresses."""
+    words = (
+        text.rstrip("/").rpartition("/")[2].partition("?")[0].strip("_").lower()
+        for text in told
+        if isinstance(text, str) and len(text) < 500
+    )
+    return _METHODS.intersection(words)
+
+
+@lru_cache(maxsize=1_000)
+def _named_in(code: CodeType) -> frozenset[str]:
+    return _methods((*code.co_names, *code.co_consts))
 
 
 class Callers:
@@ -29,12 +61,26 @@ class Callers:
         self._agent = agent
         self._kinds: dict[str, set[str]] = {}
 
-    def name(self, function: Callable[..., Any]) -> str:
-        """The name of a function in rests."""
+    def name(self, function: Callable[..., Any]) -> str | None:
+        """The name of a function in rests; None if it shows no method of the API, and so is not learnt of.
+
+        One helper often serves several methods: what its code, closure and arguments name counts.
+        """
+        told: list[object] = []
         while isinstance(function, partial):
+            told += [*function.args, *function.keywords.values()]
             function = function.func
-        place = getattr(function, "__qualname__", type(function).__qualname__)
-        return f"caller:{self._agent}:{getattr(function, '__module__', '')}.{place}"
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return None
+        for cell in getattr(function, "__closure__", None) or ():
+            with suppress(ValueError):  # not assigned yet
+                told.append(cell.cell_contents)
+        methods = _named_in(code) | _methods(told)
+        if not methods:
+            return None
+        place = f"{getattr(function, '__module__', '')}.{function.__qualname__}"
+        return f"caller:{self._agent}:{place}:{','.join(sorted(methods))}"
 
     def bucket(self, name: str, accounts: Accounts) -> str:
         """The bucket that requests of the function draw on, as far as is known."""
