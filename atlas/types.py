@@ -213,7 +213,8 @@ class ObjectStore(ReadableStore, Protocol):
         ...
 
     def put_files(self, items: Sequence[tuple[str, Path]]) -> None:
-        """Create every object from its local file, whole or not at all; one commit on Hugging Face.
+        """Create every object from its local file, in their order, each whole; one commit on Hugging Face.
+        Elsewhere a failure leaves the first of them.
 
         Raises `ObjectExists` (with ``path``) when a key is taken.
         """

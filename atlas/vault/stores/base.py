@@ -90,26 +90,20 @@ class FsspecStore(ABC):
             self._create(check_key(key), io.BytesIO(data))
 
     def put_files(self, items: Sequence[tuple[str, Path]]) -> None:
-        """Create every object from its local file.
+        """Create every object from its local file, in their order.
 
-        Keys are looked at before anything is written, and what was written is removed when a later one
-        fails; a crash in between may leave the first of them, each whole.
+        Keys are looked at before anything is written. A failure or a crash in between leaves the first of
+        them, each whole: nothing is deleted here, because another history of the database may count on it
+        by then (docs/adoption.md).
         """
         keys = [(check_key(key), path) for key, path in items]
         if len(keys) > 1:
             for key, _ in keys:
                 if self.stat(key) is not None:
                     raise taken(key)
-        created: list[str] = []
-        try:
-            for key, path in keys:
-                with path.open("rb") as source:
-                    self._create(key, source)
-                created.append(key)
-        except BaseException:
-            with contextlib.suppress(Exception):  # the first failure is the one to tell
-                self.delete(created)
-            raise
+        for key, path in keys:
+            with path.open("rb") as source:
+                self._create(key, source)
 
     def get_bytes(self, key: str) -> bytes | None:
         """The object's content, or None if there is none."""

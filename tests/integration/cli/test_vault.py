@@ -14,7 +14,7 @@ from atlas.db import Database
 from atlas.ingest import record_samples
 from tests.support.cli import Run
 from tests.support.samples import OLD, samples
-from tests.support.servers.postgres import Server
+from tests.support.servers.postgres import Server, name_of
 
 
 def answer(atlas: Run, *arguments: str, code: int = 0, **variables: str) -> Any:
@@ -93,3 +93,35 @@ async def test_people_are_told_the_same_in_words(
     assert "fsck --deep" in failed.stderr
     async with database.transaction() as session:
         assert await session.scalar(text("SELECT count(*) FROM archive_pins")) == 0
+
+
+async def test_adopting_is_shown_before_it_is_done(
+    database: Database, atlas: Run, postgres_server: Server, database_url: str, tmp_path: Path
+) -> None:
+    rows = samples(times=24)
+    await record_samples(database, rows)
+    await database.close()
+    backup = postgres_server.create(name_of(database_url))
+    answer(atlas, "archive")
+    try:
+        refused = atlas("archive", DATABASE_URL=backup)
+        assert refused.returncode != 0
+        assert "atlas vault adopt" in refused.stderr
+        foreseen = answer(atlas, "vault", "adopt", "--dry-run", DATABASE_URL=backup)
+        assert (foreseen["dry_run"], foreseen["files"], foreseen["rows"]) == (True, 4, len(rows))
+        assert foreseen["other"]["host"]
+        shown = atlas("vault", "adopt", DATABASE_URL=backup)  # nobody says yes
+        assert shown.returncode == 1
+        assert "What adopting will do" in shown.stdout
+        assert "rows of slices that only exist there" in shown.stdout
+        assert "refused from now on" in shown.stderr
+        adopted = answer(atlas, "vault", "adopt", "--yes", DATABASE_URL=backup)
+        assert (adopted["files"], adopted["stale_rows"]) == (4, len(rows))
+        assert answer(atlas, "vault", "fsck", DATABASE_URL=backup) == []
+        moved = answer(atlas, "vault", "move", "--to", "elsewhere", "--yes", DATABASE_URL=backup)
+        assert moved["target"].endswith("elsewhere")
+        told = atlas("archive", DATABASE_URL=backup)
+        assert "configured vault" in told.stderr
+        assert answer(atlas, "archive", DATABASE_URL=backup, VAULT_PREFIX="elsewhere")["rows"] == 0
+    finally:
+        postgres_server.drop(backup)
