@@ -26,11 +26,13 @@ from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError
 from atlas.events import bus_of
 from atlas.logging import get_logger
+from atlas.notifications import notifier
 from atlas.parsing import parse_age
 from atlas.repositories.finished_videos import Doomed, DoomedVideo
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.stats import EARLIEST
 from atlas.repositories.ledger.files import FileRecord, NewFile
+from atlas.repositories.notifications import ErrorGroups
 from atlas.repositories.search_queue import SearchQueue
 from atlas.scheduling.calendar import Calendar
 from atlas.tables.parquet import VIDEOS_SCHEMA
@@ -44,6 +46,8 @@ log = get_logger(__name__)
 
 #: Seconds that the janitor gives to deliveries that are due.
 _DELIVERY_SECONDS = 60.0
+#: Groups of errors are kept so long after the last of them.
+_ERRORS_KEPT_DAYS = 90
 #: Partitions are made this far ahead, so that ingest seldom has to.
 _AHEAD = timedelta(days=2)
 
@@ -84,6 +88,7 @@ class Janitor:
             await self._partitions_ahead()
             await self._searches()
             await self._schedule()
+            await self._errors()
             await self._relieve()
         async with self.database.transaction(read_only=True) as session:
             now = await session.scalar(text("SELECT now()"))
@@ -152,6 +157,12 @@ class Janitor:
         await calendar.turn()
         await calendar.park()
         await calendar.plan()
+
+    async def _errors(self) -> None:
+        """Send the digests of error groups that are due, and forget groups of long ago."""
+        await notifier.digests()
+        async with self.database.transaction() as session:
+            await ErrorGroups(session).delete_old(_ERRORS_KEPT_DAYS)
 
     async def _relieve(self) -> None:
         """Archive the oldest samples if the byte budget asks for it.

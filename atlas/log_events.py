@@ -94,11 +94,11 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "compaction_failed": LogEvent(
         "error", "day error", "One day could not be compacted; the others were."
     ),
+    "database_taken_over": LogEvent(
+        "info", "rows", "The tables of the platform's first version were copied into Atlas's."
+    ),
     "database_unhealthy": LogEvent(
         "warning", "error kind", "A health check did not get an answer from PostgreSQL."
-    ),
-    "database_taken_over": LogEvent(
-        "info", "rows", "The tables of the platform's first version were copied."
     ),
     "dataset_card_unreadable": LogEvent(
         "warning",
@@ -114,6 +114,17 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "documents_delivered": LogEvent("debug", "files", "Waiting documents reached the vault."),
     "erasures_read": LogEvent(
         "info", "records barred", "Records of forgotten ids were read from the vault."
+    ),
+    "error_group_left_out": LogEvent(
+        "error",
+        "fingerprint kind",
+        "Too many kinds of errors within a second: this one is not counted.",
+    ),
+    "error_not_captured": LogEvent(
+        "error", "kind error", "An error could not be tracked: looking at it failed."
+    ),
+    "errors_not_tracked": LogEvent(
+        "error", "groups error", "The errors of the last second could not be counted or announced."
     ),
     "event_bus_disabled": LogEvent(
         "debug",
@@ -368,11 +379,19 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "notification_failed": LogEvent(
         "error", "title error channel", "A notification could not be sent."
     ),
+    "notification_field_unreadable": LogEvent(
+        "warning", "kind", "A field of a notification has a wrong shape and is left out."
+    ),
     "notification_level_unknown": LogEvent(
         "warning", "value", "A notification named no known level; it is sent as INFO."
     ),
     "notification_not_configured": LogEvent(
         "warning", "channel title hint", "No Discord webhook is set; a notification was dropped."
+    ),
+    "notifications_not_shared": LogEvent(
+        "warning",
+        "error",
+        "The database did not answer in time: this process keeps to a slower pace alone.",
     ),
     "outbox_failed": LogEvent(
         "error",

@@ -16,6 +16,7 @@ from atlas.cli.commands import (
     demo,
     doctor,
     endpoints,
+    errors,
     events,
     health,
     importing,
@@ -71,6 +72,7 @@ app.add_typer(keys.app, name="keys")
 events.app.add_typer(endpoints.endpoints, name="endpoints")
 events.app.add_typer(endpoints.route, name="route")
 app.add_typer(events.app, name="events")
+app.add_typer(errors.app, name="errors")
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_file)
 app.command("archive")(archiving.archive)

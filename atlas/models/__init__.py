@@ -18,6 +18,7 @@ from atlas.models.events import (
     SystemEvent,
 )
 from atlas.models.keys import ApiBreaker, KeyNotice, KeyRest, QuotaUsage
+from atlas.models.notifications import ErrorGroup, NotificationLane
 from atlas.models.stats import StatsRecord
 from atlas.models.videos import ChannelRecord, VideoRecord, VideoTombstone
 from atlas.models.watchlist import (
@@ -38,12 +39,14 @@ __all__ = [
     "ChannelRecord",
     "ErasedDigest",
     "ErasureRecord",
+    "ErrorGroup",
     "EventCursor",
     "EventDelivery",
     "EventEndpoint",
     "EventRoute",
     "KeyNotice",
     "KeyRest",
+    "NotificationLane",
     "QuotaUsage",
     "RingCohort",
     "RingDay",

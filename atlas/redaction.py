@@ -1,0 +1,138 @@
+"""Taking secrets out of text that leaves the process: notifications, tracked errors, answers of webhooks.
+
+First the exact values of all configured secrets, then what looks like one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, unquote, urlsplit
+
+from pydantic import SecretStr
+
+from atlas.config import Settings, get_settings
+from atlas.errors import ConfigurationError
+
+__all__ = ["Redactor", "redact"]
+
+MASK = "***"
+#: Shorter values are no secrets worth the name, and would mask half of a text.
+_SHORTEST = 6
+#: Characters of a text that are looked at; what is longer is cut before it goes out anyway.
+_LONGEST = 100_000
+
+_PATTERNS = (
+    # API keys of Google, tokens of Hugging Face and GitHub, secrets of webhooks
+    (re.compile(r"AIza[0-9A-Za-z_-]{20,}"), MASK),
+    (re.compile(r"\b(?:hf|ghp|gho|ghs)_[A-Za-z0-9]{10,}"), MASK),
+    (re.compile(r"whsec_[A-Za-z0-9+/=_-]{8,}"), MASK),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*KEY-----|\Z)", re.S), MASK),
+    # addresses that are secrets themselves
+    (re.compile(r"(discord(?:app)?\.com/api/(?:v\d+/)?webhooks/)[^\s\"'<>]+", re.I), rf"\1{MASK}"),
+    (re.compile(r"(hooks\.slack\.com/)[^\s\"'<>]+", re.I), rf"\1{MASK}"),
+    # a password in a DSN; one that is not escaped may hold any character, up to the last @
+    (re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s:/@\"']*:)[^\s\"'<>]*@", re.I), rf"\1{MASK}@"),
+    (
+        re.compile(
+            r"(\bauthorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|token)\s+)?[^\s\"',;]+", re.I
+        ),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.I), rf"\1{MASK}"),
+    (
+        re.compile(
+            r"((?<![a-z0-9])(?:[a-z0-9]+[_-])*(?:key|token|password|passwd|pwd|secret|signature)"
+            r"[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}\])]+",
+            re.I,
+        ),
+        rf"\1{MASK}",
+    ),
+)  # fmt: skip
+
+
+class Redactor:
+    """Masks ``secrets``, in the spellings that texts have them in, and what looks like a secret."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        spellings = {
+            spelling
+            for secret in secrets
+            for spelling in _spellings(secret)
+            if len(spelling) >= _SHORTEST
+        }
+        # the longest first: one may be a part of another
+        ordered = sorted(spellings, key=lambda one: (-len(one), one))
+        self._exact = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+    def __call__(self, text: str) -> str:
+        """The text without secrets. Beyond 100,000 characters it is cut."""
+        text = text[:_LONGEST]
+        if self._exact is not None:
+            text = self._exact.sub(MASK, text)
+        for pattern, replacement in _PATTERNS:
+            text = pattern.sub(replacement, text)
+        return text
+
+
+def redact(text: str) -> str:
+    """`Redactor` of the secrets in this process's settings. Never raises."""
+    try:
+        redactor = _of_settings(get_settings())
+    except ConfigurationError:
+        redactor = _PATTERNS_ONLY
+    return redactor(text)
+
+
+def secrets_of(settings: Settings) -> Iterator[str]:
+    """Every secret that the settings hold, and the parts of them that are secret by themselves."""
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if not isinstance(value, SecretStr):
+            continue
+        secret = value.get_secret_value()
+        yield secret
+        if "://" in secret:
+            yield from _parts(secret)
+    # a list that cannot be read is masked as a whole
+    with contextlib.suppress(ConfigurationError, ValueError):
+        yield from [key.get_secret_value() for key in settings.youtube_api_keys]
+
+
+def _parts(address: str) -> Iterator[str]:
+    try:
+        parts = urlsplit(address)
+        password = parts.password
+    except ValueError:
+        return
+    if password:
+        yield password
+        yield unquote(password)
+    # the last part of a webhook's path is its token
+    if parts.scheme.startswith("http"):
+        yield parts.path.rstrip("/").rpartition("/")[2]
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    secret = secret.strip()
+    yield secret
+    yield quote(secret, safe="")
+    yield json.dumps(secret)[1:-1]
+    yield repr(secret)[1:-1]
+    # several in one value, as while a secret rotates
+    yield from secret.split()
+
+
+@functools.lru_cache(maxsize=4)
+def _cached(secrets: tuple[str, ...]) -> Redactor:
+    return Redactor(secrets)
+
+
+def _of_settings(settings: Settings) -> Redactor:
+    return _cached(tuple(secrets_of(settings)))
+
+
+_PATTERNS_ONLY = Redactor()
