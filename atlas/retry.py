@@ -127,7 +127,6 @@ def _policy(
         "stop": tenacity.stop_after_attempt(max_attempts),
         "wait": wait,
         "retry": tenacity.retry_if_exception(again),
-        "before_sleep": _report,
         "reraise": True,
     }
 
@@ -138,7 +137,7 @@ def _decorator(policy: dict[str, Any]) -> Callable[[Callable[P, R]], Callable[P,
             raise TypeError("retry is for plain functions; use retry_async")
         _refuse_generators(function)
         controller = tenacity.Retrying(
-            sleep=lambda seconds: block(seconds), name=_name(function), **policy
+            sleep=lambda seconds: block(seconds), before_sleep=_report(function), **policy
         )
 
         @functools.wraps(function)
@@ -156,7 +155,7 @@ def _decorator_async(
     def decorate(function: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
         _refuse_generators(function)
         controller = tenacity.AsyncRetrying(
-            sleep=lambda seconds: pause(seconds), name=_name(function), **policy
+            sleep=lambda seconds: pause(seconds), before_sleep=_report(function), **policy
         )
 
         @functools.wraps(function)
@@ -185,12 +184,15 @@ def _error(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
 
 
-def _report(state: tenacity.RetryCallState) -> None:
-    # neither arguments nor the error's text: both may hold a key
-    log.info(
-        "retrying",
-        function=str(state.retry_object),
-        attempt=state.attempt_number,
-        wait_seconds=round(state.upcoming_sleep, 3),
-        error=type(_error(state)).__name__,
-    )
+def _report(function: Callable[..., object]) -> Callable[[tenacity.RetryCallState], None]:
+    def report(state: tenacity.RetryCallState) -> None:
+        # neither arguments nor the error's text: both may hold a key
+        log.info(
+            "retrying",
+            function=_name(function),
+            attempt=state.attempt_number,
+            wait_seconds=round(state.next_action.sleep if state.next_action else 0.0, 3),
+            error=type(_error(state)).__name__,
+        )
+
+    return report
