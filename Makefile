@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 N ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench chaos clean
+.PHONY: help demo demo-events test lint format docs bench chaos clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 
 demo: $(VENV)/.demo ## a simulated fortnight on an embedded PostgreSQL, end to end
 	ENV=dev $(BIN)/atlas demo
+
+demo-events: $(VENV)/.dev ## webhooks to a receiver that is stopped and started in between: none is lost
+	ENV=dev $(BIN)/python -m tools.demo_events
 
 test: $(VENV)/.dev ## every test, on a container, the embedded server or ATLAS_TEST_DATABASE_URL
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q

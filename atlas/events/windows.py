@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from atlas.events.senders import Sender
-from atlas.repositories.event_deliveries import Delivery
+from atlas.repositories.event_deliveries import CLAIM_LIMIT, Delivery
 from atlas.repositories.event_endpoints import Endpoint
 
 __all__ = ["Attempt", "Window"]
@@ -18,7 +18,7 @@ SLOW = 0.1
 #: So many times ``max_in_flight`` may be under way where most of them are slow.
 OVERTAKEN = 10
 #: Deliveries are claimed ahead, so many times the window.
-AHEAD = 10
+AHEAD = 5
 
 
 @dataclass(eq=False, slots=True)
@@ -59,9 +59,9 @@ class Window:
         """How many more deliveries to claim."""
         if self.closed or self.sender is None or self.endpoint.state != "active":
             return 0
-        wanted = min(self.width * AHEAD, 200)
-        # a claim for one delivery costs as much as for fifty
-        return wanted - len(self.ready) if len(self.ready) <= wanted // 2 else 0
+        wanted = self.width * AHEAD
+        # a claim for one delivery costs as much as for many
+        return CLAIM_LIMIT if len(self.ready) <= wanted // 2 else 0
 
     def has_room(self) -> bool:
         """Whether another request may be sent now."""
