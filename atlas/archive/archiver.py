@@ -187,6 +187,9 @@ class Archiver:
         if report.files_before and not dry_run:
             facts = {"files_before": report.files_before, "files_after": report.files_after}
             await bus_of(self.database).emit("archive.compacted", payload=facts)
+        if report.left_out and not dry_run:
+            named = {"objects": list(report.left_out[:20]), "count": len(report.left_out)}
+            await bus_of(self.database).emit("archive.metrics_left_out", payload=named)
         return report
 
     async def restore(

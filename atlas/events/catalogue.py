@@ -56,6 +56,10 @@ CATALOGUE: Mapping[str, EventType] = {
         "The hot samples are over HOT_MAX_BYTES, and archiving did not help.",
         fields={"hot_bytes": "their size", "hot_max_bytes": "the budget"},
     ),
+    "archive.metrics_left_out": EventType(
+        "Objects under metrics/ are not what append_metrics writes: nobody reads or adopts them.",
+        fields={"objects": "the first twenty, each with the reason", "count": "how many there are"},
+    ),
     "archive.moved": EventType(
         "The vault was copied to another place, and counts there.",
         fields={"objects": "objects copied", "bytes": "their size"},

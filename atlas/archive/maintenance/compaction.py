@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +14,10 @@ from atlas.archive.maintenance.inputs import Input
 from atlas.archive.maintenance.rewrite import Rewritten, rewrite
 from atlas.archive.recovery.ownership import SHARED_HINT, is_sole_owner
 from atlas.archive.session import Steps
-from atlas.errors import AtlasError
 from atlas.logging import get_logger
 from atlas.reading.appended import appended_files
 from atlas.reading.cold import why_left_out
 from atlas.repositories.erasure import FORGOTTEN
-from atlas.repositories.events import EventLog, NewEvent, NotAppended
 from atlas.repositories.hot.snapshot import ColdFile, Selection, remember_metrics
 from atlas.repositories.ledger.files import FileRecord, LedgerReader
 from atlas.types import Dataset, ObjectStore, Progress
@@ -32,8 +28,6 @@ log = get_logger(__name__)
 
 #: What a compacted file grows to: large enough for few requests, small enough to be fetched whole.
 TARGET_BYTES = 128 << 20
-#: Objects that one event names.
-_NAMED = 20
 #: How long after its end an hour of metrics counts as over: slow writers deliver late.
 _HOUR_CLOSED = timedelta(hours=1, minutes=15)
 
@@ -73,8 +67,6 @@ async def compact(
     else:
         log.warning("metrics_not_adopted", hint=SHARED_HINT)
     jobs = _jobs(live, appended, target_bytes)
-    if left_out and not dry_run:
-        await _tell_of(steps, left_out)
     if dry_run:
         return CompactionReport(len(jobs), sum(map(len, jobs.values())))
     done: list[Rewritten] = []
@@ -145,17 +137,6 @@ def _examined(store: ObjectStore, files: list[ColdFile]) -> tuple[list[Input], l
 async def forgotten_ids(session: AsyncSession) -> tuple[str, ...]:
     """Ids whose rows do not count."""
     return tuple(await session.scalars(text(f"SELECT video_id {FORGOTTEN}")))
-
-
-async def _tell_of(steps: Steps, left_out: list[str]) -> None:
-    """One event for all of them; that it cannot be written is no reason to leave the rest undone."""
-    payload = json.dumps({"count": len(left_out), "objects": left_out[:_NAMED]})
-    event = NewEvent(uuid.uuid4(), "metrics.left_out", None, payload)
-    try:
-        async with steps.database.transaction() as session:
-            await EventLog(session).append([event])
-    except (AtlasError, NotAppended) as error:
-        log.warning("metrics_left_out", key=left_out[0], reason=f"no event: {error}")
 
 
 def _jobs(

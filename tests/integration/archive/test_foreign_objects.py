@@ -92,7 +92,7 @@ async def test_hostile_objects_fail_no_read_of_others_and_no_compaction(
     assert sorted(one.split(": ")[0] for one in report.left_out) == sorted(hostile)
     assert await visible(database, vault) == expected
     (event,) = await fetch(
-        database, "SELECT payload FROM system_events WHERE event_type = 'metrics.left_out'"
+        database, "SELECT payload FROM system_events WHERE event_type = 'archive.metrics_left_out'"
     )
     payload = event["payload"]
     assert (json.loads(payload) if isinstance(payload, str) else payload)["count"] == len(hostile)
