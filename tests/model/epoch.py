@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.model.rules import Site
+from tests.model.rules import Rules, Site
 from tests.model.steps import (
     Held,
     Job,
@@ -46,8 +46,14 @@ def take_fence(site: Site) -> Job[int]:
 def advance_epoch(site: Site) -> Job[Held]:
     """Begin: prove that vault and database belong together, and move both one epoch on."""
     fence = yield from take_fence(site)
-    control = yield from check_owner(site, fence)
+    theirs = yield look("check_owner", lambda world: owner_of(world, site.rules))
+    control = yield look("control", lambda world: world.databases[site.database])
+    if theirs not in (0, control.owner):
+        raise Refused("WrongVault")
+    control = yield from _claim_vault(site)
     owner = control.owner
+    if not theirs:
+        yield from claim_prefix(site, owner)
     found = yield _read(owner)
     if found is not None and (found.epoch, found.nonce) == (control.epoch + 1, control.pending):
         # our own swap of a job that died before it could record it
@@ -64,37 +70,35 @@ def advance_epoch(site: Site) -> Job[Held]:
     return Held(site, fence, mark)
 
 
-def check_owner(site: Site, fence: int, *, on_word: bool = False) -> Job[Database]:
-    """The control row. Refused where the vault is another's; ``on_word`` a person says that it is not."""
-
-    def vaults(world: World) -> int:
-        marks = [mark.owner for mark in world.marks]
-        return world.prefix_owner or (marks[0] if marks else 0)
-
-    theirs = yield look("owners_of", vaults)
-    if not site.rules.one_owner:
-        theirs = 0 if not on_word else theirs
+def _claim_vault(site: Site) -> Job[Database]:
+    """The control row, with an owner's mark."""
 
     def draw(tx: Transaction) -> Database:
         if not tx.database.owner:
-            tx.set(owner=theirs if on_word and theirs else tx.fresh())
+            tx.set(owner=tx.fresh())
         return tx.database
 
-    database = yield look("control", lambda world: world.databases[site.database])
-    if theirs and database.owner != theirs and not (on_word and not database.nonce):
-        raise Refused("WrongVault")
-    if not database.owner:
-        database = yield transaction("draw owner", site, draw, fence=fence)
-    if site.rules.owner_claimed and site.rules.one_owner and not theirs:
-        yield Step("claim_prefix", lambda world: [_claimed(world, database.owner)])
-    return database
+    return (yield transaction("claim_vault", site, draw))
 
 
-def _claimed(world: World, owner: int) -> tuple[World, Any]:
+def owner_of(world: World, rules: Rules) -> int:
+    """Whose the vault is, as its objects say; 0: nobody's."""
+    if not rules.one_owner:
+        return 0
+    marks = [mark.owner for mark in world.marks]
+    return world.prefix_owner or (marks[0] if marks else 0)
+
+
+def claim_prefix(site: Site, owner: int) -> Job[None]:
     """Create the mark of the prefix; whoever comes second finds it taken."""
-    if world.prefix_owner not in (0, owner):
-        return world, Refusal("WrongVault")
-    return world._replace(prefix_owner=owner), None
+
+    def effect(world: World) -> list[tuple[World, Any]]:
+        if world.prefix_owner not in (0, owner):
+            return [(world, Refusal("WrongVault"))]
+        return [(world._replace(prefix_owner=owner), None)]
+
+    if site.rules.owner_claimed and site.rules.one_owner:
+        yield Step("claim_prefix", effect)
 
 
 def _announce(site: Site, fence: int) -> Job[int]:

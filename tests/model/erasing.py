@@ -7,7 +7,7 @@ from typing import Any
 from tests.model.archiving import finish_left
 from tests.model.deletion import delete_objects
 from tests.model.epoch import begin_job
-from tests.model.replacing import appended_keys, mark_written, prove, rewrite
+from tests.model.replacing import appended_keys, mark_written, prove, put_record, rewrite
 from tests.model.rules import Site
 from tests.model.steps import Held, Job, Step, Transaction, fenced, look, put
 from tests.model.world import (
@@ -19,6 +19,7 @@ from tests.model.world import (
     VERIFIED,
     VIDEOS,
     Bar,
+    Batch,
     File,
     Object,
     World,
@@ -42,6 +43,7 @@ def finish_erasures(held: Held) -> Job[None]:
         return tuple(bar.video for bar in bars if not bar.erased)
 
     for video in (yield look("unfinished", unfinished)):
+        yield from _bar(held, video)
         yield from _erase(held, video)
 
 
@@ -54,7 +56,8 @@ def _bar(held: Held, video: str) -> Job[None]:
 
 
 def _erase(held: Held, video: str) -> Job[None]:
-    if held.site.rules.erasure_records:
+    known = yield look("known records", lambda world: (held.owner, video) in world.erasures)
+    if held.site.rules.erasure_records and not known:
         yield Step("put erasure", lambda world: [(_remembered(world, held.owner, video), None)])
     if held.site.rules.flush_first:
         yield from _flush(video)
@@ -63,7 +66,8 @@ def _erase(held: Held, video: str) -> Job[None]:
     yield from _rewrite(held, video)
     yield from _rewrite_videos(held, video)
     yield from _delete_leftovers(held, video)
-    yield Step("delete documents", lambda world: [(_without_documents(world, video), None)])
+    if (yield look("documents", lambda world: video in world.documents)):
+        yield Step("delete documents", lambda world: [(_without_documents(world, video), None)])
     yield _delete_rows(held, video)
     if not held.site.rules.bar_first:
         yield from _bar(held, video)
@@ -150,16 +154,19 @@ def _rewrite_videos(held: Held, video: str) -> Job[None]:
 
     for old in (yield look("candidates", holding)):
         kept = tuple(row for row in old.rows if row.video != video)
-        outputs = []
+        outputs: tuple[int, ...] = ()
+        batch = yield look("draw a batch", lambda world: -world.clock)
         if kept:
-            key = yield fenced("add", held, lambda tx: _announce_videos(tx))
-            new = Object(key, VIDEOS, held.owner, key, kept)
+            key = yield fenced("add", held, lambda tx, batch=batch: _announce_videos(tx, batch))
+            outputs = (key,)
+        yield from put_record(held, Batch(held.owner, batch, (old.key,), outputs, ()))
+        for key in outputs:
+            new = Object(key, VIDEOS, held.owner, key, kept, batch)
             yield from put(held.site, [new])
             yield mark_written(held, key, kept)
             yield from prove(held, new)
-            outputs = [key]
 
-        def swap(tx: Transaction, old: Object = old, outputs: list[int] = outputs) -> None:
+        def swap(tx: Transaction, old: Object = old, outputs: tuple[int, ...] = outputs) -> None:
             for key in outputs:
                 tx.write(tx.file(key, VERIFIED)._replace(state=LIVE))
             tx.write(tx.file(old.key, LIVE)._replace(state=RETIRED))
@@ -167,9 +174,9 @@ def _rewrite_videos(held: Held, video: str) -> Job[None]:
         yield fenced("swap", held, swap)
 
 
-def _announce_videos(tx: Transaction) -> int:
+def _announce_videos(tx: Transaction, batch: int) -> int:
     key = tx.next_seq()
-    tx.write(File(key, VIDEOS, SEALED, key))
+    tx.write(File(key, VIDEOS, SEALED, key, batch=batch))
     return key
 
 

@@ -74,7 +74,7 @@ def rewrite(
     batch, keys, slices = yield fenced("add", held, lambda tx: _announce(tx, parts, known))
     record = Batch(held.owner, batch, (*known, *appended), keys, slices)
     if held.site.rules.record_first:
-        yield from _put_record(held, record)
+        yield from put_record(held, record)
     objects = [
         Object(key, STATS, held.owner, key, part, batch)
         for key, part in zip(keys, parts, strict=True)
@@ -86,7 +86,7 @@ def rewrite(
         yield from prove(held, one)
     yield fenced("swap", held, lambda tx: _swap(tx, keys, known, appended, contents))
     if not held.site.rules.record_first:
-        yield from _put_record(held, record)
+        yield from put_record(held, record)
 
 
 def _announce(
@@ -125,7 +125,7 @@ def prove(held: Held, one: Object) -> Job[None]:
     yield fenced("mark_verified", held, work)
 
 
-def _put_record(held: Held, record: Batch) -> Job[None]:
+def put_record(held: Held, record: Batch) -> Job[None]:
     """What takes the place of what, for whoever finds the outputs without a ledger that tells."""
 
     def effect(world: World) -> list[tuple[World, Any]]:

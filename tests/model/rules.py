@@ -15,6 +15,8 @@ class Rules:
     fenced: bool = True
     #: An object's name is free, or nothing is written.
     create_only: bool = True
+    #: What was put before a put that failed stays: another history may count it.
+    leave_what_was_put: bool = True
     #: What was written is read back before it counts.
     read_back: bool = True
     #: ... and once more where an earlier process did it.

@@ -143,6 +143,13 @@ RECOVERY = {
     "copy, a late write": Scenario(
         _once(GC, COMPACT, job("adopt", 1)), before=(*_TWO_FILES, CLONE), returns=1, faults=_LATE
     ),
+    "copy, a late write of two": Scenario(
+        _once(COMPACT, job("adopt", 1)),
+        before=(*_TWO_FILES, CLONE),
+        returns=1,
+        faults=_LATE,
+        split=True,
+    ),
     "copy that runs first": Scenario(
         _once(A, CLONE, job("archive", 1), job("adopt", detail="set aside"), ARCHIVE),
         before=(A, ARCHIVE, A),

@@ -127,10 +127,20 @@ def fenced(label: str, held: Held, work: Callable[[Transaction], Any]) -> Step:
 
 def put(site: Site, objects: Sequence[Object]) -> Job[None]:
     """Create objects, in one commit or one after the other; a name that is taken is left alone."""
-    groups = [objects] if site.hub else [[one] for one in objects]
-    for group in groups:
-        if group:
-            yield Step("put_files", _put(site, tuple(group)))
+    groups = [tuple(objects)] if site.hub else [(one,) for one in objects]
+    created: list[int] = []
+    for group in filter(None, groups):
+        try:
+            yield Step("put_files", _put(site, group))
+        except Refused:
+            if created and not site.rules.leave_what_was_put:
+                yield _take_back(tuple(created))
+            raise
+        created += [one.key for one in group]
+
+
+def _take_back(keys: tuple[int, ...]) -> Step:
+    return Step("take back", lambda world: [(world.without_objects(keys), None)])
 
 
 def _put(site: Site, objects: tuple[Object, ...]) -> Effect:

@@ -41,6 +41,14 @@ class Contents(NamedTuple):
     records: tuple[Batch, ...]
     slices: frozenset[int]
 
+    def whole(self, database: Database, key: int) -> Object | None:
+        """The object of a file that a dead job left, if it is what the ledger says."""
+        file = database.file(key)
+        for one in self.objects:
+            if one.key == key and key not in self.condemned:
+                return one if file is not None and file.facts in (None, one.rows) else None
+        return None
+
 
 def take_in(held: Held, adoption: Adoption | None = None) -> Job[None]:
     """Bar what was forgotten, count what the ledger does not name, retire what was replaced."""
@@ -54,10 +62,15 @@ def take_in(held: Held, adoption: Adoption | None = None) -> Job[None]:
     if adoption is None and held.site.rules.refuse_the_future:
         _refuse_the_future(database, contents)
     left = _left(database)
-    if left and held.site.rules.roll_forward:
-        yield fenced("forward", held, lambda tx: _forward(tx, contents, left))
-    elif left:
+    if left and not held.site.rules.roll_forward:
         yield from _abandon(held, left)
+        left = ()
+    for key in left:
+        one = contents.whole(database, key)
+        if one is None:
+            yield fenced("give_up", held, lambda tx, key=key: _give_up(tx, key))
+        else:
+            yield fenced("forward", held, lambda tx, one=one: _forward(tx, one))
     for one in reversed(contents.objects):  # in no order that helps
         if database.file(one.key) is None:
             yield fenced("take", held, lambda tx, one=one: _take(tx, one, contents, adoption))
@@ -79,7 +92,7 @@ def _read_erasures(held: Held) -> Job[None]:
 
     erased = yield look("list erasures", unknown)
     if erased:
-        yield fenced("bar", held, bar)
+        yield fenced("bar recorded", held, bar)
 
 
 def _condemned(world: World) -> frozenset[int]:
@@ -115,16 +128,14 @@ def _left(database: Database) -> tuple[int, ...]:
     return tuple(one.key for one in database.ledger if one.state in OPEN and one.table is None)
 
 
-def _forward(tx: Transaction, contents: Contents, keys: Sequence[int]) -> None:
-    """What a dead job left counts, if it is whole; what arrives later finds that it is gone."""
-    whole_ones = {one.key: one for one in contents.objects}
-    for key in keys:
-        file, one = tx.file(key, *OPEN), whole_ones.get(key)
-        whole = one is not None and file.facts in (None, one.rows) and key not in contents.condemned
-        if one is not None and whole:
-            tx.write(file._replace(state=LIVE, facts=one.rows))
-        else:
-            tx.write(file._replace(state=GONE, facts=()))
+def _forward(tx: Transaction, one: Object) -> None:
+    """What a dead job left is whole: it counts, beside what it was made from."""
+    tx.write(tx.file(one.key, *OPEN)._replace(state=LIVE, facts=one.rows))
+
+
+def _give_up(tx: Transaction, key: int) -> None:
+    """It is not; what arrives later finds that it is gone."""
+    tx.write(tx.file(key, *OPEN)._replace(state=GONE, facts=()))
 
 
 def _abandon(held: Held, keys: Sequence[int]) -> Job[None]:

@@ -19,6 +19,7 @@ FOR_GOOD = f"{UNREADABLE}, and the next job does not mend it"
 ABLATIONS = [
     ("fenced", "archive", NOT_SHOWN),
     ("create_only", "erasure and an archiver", UNREADABLE),
+    ("leave_what_was_put", "copy, a late write of two", FOR_GOOD),
     ("read_back", "damaged objects", NO_LONGER),
     ("prove_again", "backup", UNREADABLE),
     ("rising_seq", "a fast clock", NOT_SHOWN),
