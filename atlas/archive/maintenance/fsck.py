@@ -257,7 +257,7 @@ def _left_out(store: ObjectStore, adopted: frozenset[str]) -> Iterator[Finding]:
         if reason := why_left_out(store, cold):
             yield Finding(
                 cold.object_key,
-                "left out",
+                "unreadable",
                 f"it is not what append_metrics writes, and is not read: {reason}",
                 "restore it from the store's versions if Atlas wrote it, else move it elsewhere",
             )
