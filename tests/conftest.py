@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.config import Settings, reset_settings
 from atlas.db import Database
 from atlas.keys.sharing import forget_default
+from tests.support import ways
 from tests.support.logs import capturable, logging_restored
 from tests.support.servers import guard, postgres
 from tests.support.servers.postgres import Server
@@ -62,7 +63,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    return f"postgresql: {postgres.kind()}"
+    return f"postgresql: {postgres.kind()}, reached in the way {ways.way() or 'plain'!r}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -141,10 +142,11 @@ def database_url(
 ) -> Iterator[str]:
     """URL of a fresh migrated database, which DATABASE_URL names too."""
     url = postgres_server.create(migrated_template)
-    monkeypatch.setenv("DATABASE_URL", url)
-    reset_settings()
-    yield url
-    forget_default()
+    with ways.reached(postgres_server, url, monkeypatch) as reached:
+        monkeypatch.setenv("DATABASE_URL", reached)
+        reset_settings()
+        yield reached
+        forget_default()
     postgres_server.drop(url)
 
 

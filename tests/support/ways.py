@@ -1,14 +1,24 @@
 """The ways in which a run of the tests comes to its databases: ``ATLAS_TEST_WAY``.
 
 ``hostile``: every default of the database is the worst that PostgreSQL takes. ``pgbouncer``: through a
-pooler in transaction mode.
+pooler in transaction mode. ``owner``, ``worker``: as a member of that role. ``reader``: what is read by
+`StatsReader` is read as a member of that role.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import pytest
+
+from atlas.db import Database
+from atlas.db.roles import Roles, apply
+from atlas.reader import StatsReader
+from atlas.vault import Vault
+from tests.support.servers import pgbouncer, postgres
 from tests.support.servers.postgres import Server, name_of
 
 VARIABLE = "ATLAS_TEST_WAY"
@@ -44,6 +54,42 @@ _DECOYS = (
 def way() -> str:
     """The way of this run; empty for the plain one."""
     return os.environ.get(VARIABLE, "")
+
+
+@contextlib.contextmanager
+def reached(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL by which this run comes to a migrated database."""
+    how = way()
+    if how in ("owner", "worker", "reader"):
+        postgres.run(_apply_roles(url))
+    if how == "hostile":
+        make_hostile(server, url)
+        yield url
+    elif how == "pgbouncer":
+        monkeypatch.setenv("DATABASE_POOL_MODE", "transaction")
+        with pgbouncer.running(url) as pooled:
+            yield pooled
+    elif how in ("owner", "worker"):
+        yield login(server, url, how)
+    elif how == "reader":
+        reader = login(server, url, "reader")
+        make = StatsReader.__init__
+
+        def as_reader(
+            self: StatsReader, database: object = None, vault: Vault | None = None
+        ) -> None:
+            make(self, Database(reader), vault)
+
+        monkeypatch.setattr(StatsReader, "__init__", as_reader)
+        yield url
+    else:
+        yield url
+
+
+async def _apply_roles(url: str) -> None:
+    database = Database(url)
+    await apply(database, Roles())
+    await database.close()
 
 
 def make_hostile(server: Server, url: str) -> None:

@@ -25,7 +25,7 @@ POOL_SIZE = 3
 
 
 @contextlib.contextmanager
-def running(url: str) -> Iterator[str]:
+def running(url: str, *settings_: str) -> Iterator[str]:
     """The URL by which clients reach the database of ``url`` through a pooler, gone at the end.
 
     Skips the test where the program is not installed.
@@ -50,6 +50,7 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = {POOL_SIZE}
 {_account(folder)}
+{chr(10).join(settings_)}
 """)
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(

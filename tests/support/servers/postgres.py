@@ -81,7 +81,7 @@ class Server:
     def execute(self, statement: str, url: str | None = None) -> Any:
         """Run a statement outside of any transaction, in the database of ``url`` if given; returns the first
         column of the first row."""
-        return _run(self._execute(statement, url or self.url))
+        return run(self._execute(statement, url or self.url))
 
     def create(self, template: str | None = None, *, options: str = "") -> str:
         """A new database, a copy of ``template`` if given; returns its URL."""
@@ -99,7 +99,7 @@ class Server:
     def migrated(self) -> str:
         """A new database with the schema of this version; returns its URL."""
         url = self.create()
-        _run(_migrate(url))
+        run(_migrate(url))
         return url
 
     def pg_dump(self, url: str, *options: str) -> str:
@@ -196,7 +196,8 @@ async def _migrate(url: str) -> None:
         await database.close()
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """What the work returns, run to its end in a loop of its own."""
     # a thread of its own: the caller may have a running loop
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(asyncio.run, work).result()
