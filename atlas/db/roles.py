@@ -40,6 +40,12 @@ _OBJECTS = text("""
            pg_get_userbyid(relowner)::text AS owner
     FROM pg_class WHERE oid IN (SELECT oid FROM own)
     UNION ALL
+    -- numbers that columns take by default; those of identity columns go with their tables
+    SELECT DISTINCT 'S', sequence.oid::regclass::text, pg_get_userbyid(sequence.relowner)::text
+    FROM pg_attrdef d JOIN pg_depend n ON n.classid = 'pg_attrdef'::regclass AND n.objid = d.oid
+    JOIN pg_class sequence ON sequence.oid = n.refobjid AND sequence.relkind = 'S'
+    WHERE n.refclassid = 'pg_class'::regclass AND d.adrelid IN (SELECT oid FROM own)
+    UNION ALL
     SELECT 'f', oid::regprocedure::text, pg_get_userbyid(proowner)::text
     FROM pg_proc WHERE pronamespace = current_schema()::regnamespace AND starts_with(proname, 'atlas_')
     ORDER BY 1, 2
@@ -92,6 +98,8 @@ async def grants(session: AsyncSession, roles: Roles) -> list[str]:
         if kind == "f":
             statements.append(f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC")
             statements.append(f"GRANT EXECUTE ON FUNCTION {name} TO {worker}")
+        elif kind == "S":
+            statements.append(f"GRANT USAGE, SELECT ON SEQUENCE {name} TO {worker}")
         elif name.rpartition(".")[2] == "alembic_version":
             statements.append(f"GRANT SELECT ON {name} TO {worker}, {reader}")
         else:

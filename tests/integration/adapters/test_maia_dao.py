@@ -20,7 +20,10 @@ from atlas.vault import LocalVault
 from tests.support.sql import execute, fetch, scalar
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
-STATS = "SELECT * FROM video_stats_log ORDER BY video_id, timestamp"
+STATS = (
+    "SELECT video_id, timestamp, views, likes, comment_count FROM video_stats_log "
+    "ORDER BY video_id, timestamp"
+)
 
 
 @pytest.fixture
@@ -89,8 +92,9 @@ async def test_an_item_without_a_usable_id_is_warned_of_and_not_written(
         await dao.ingest_video_metadata({**item(), **bad} if bad else bad)
         assert await dao.ingest_videos([bad, item("good")]) == 1
     assert [(log["event"], log["log_level"]) for log in logs] == [
-        ("video_without_usable_id", "warning")
-    ] * 2
+        ("video_without_usable_id", "warning"),
+        ("item_left_out", "warning"),
+    ]
     assert set(await videos(database)) == {"good"}
     assert await scalar(database, "SELECT count(*) FROM channels") == 1
 
@@ -131,13 +135,12 @@ async def test_a_priority_override_goes_ahead_in_the_scribe_and_painter_batches(
 
 
 @pytest.mark.parametrize("snippet", [{"publishedAt": "yesterday"}, {"publishedAt": 5}])
-async def test_a_time_that_cannot_be_read_is_named_and_nothing_is_written(
+async def test_a_time_that_cannot_be_read_is_named_and_costs_its_item_only(
     dao: MaiaDAO, database: Database, snippet: dict[str, Any]
 ) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        await dao.ingest_videos([item("good"), item("bad", **snippet)])
-    assert (caught.value.row, caught.value.field) == (1, "publishedAt")
-    assert await videos(database) == {}
+    taken = await dao.ingest_videos([item("good"), item("bad", **snippet)])
+    assert [(error.row, error.field) for error in taken.left_out] == [(1, "publishedAt")]
+    assert set(await videos(database)) == {"good"}
 
 
 @pytest.mark.parametrize("batch", ["fetch_scribe_batch", "fetch_painter_batch"])
@@ -181,15 +184,14 @@ async def test_trackers_get_exactly_their_keys_and_report_raw_items(
         ({"statistics": {"viewCount": "1"}}, "video_id"),
     ],
 )
-async def test_one_bad_report_is_named_and_none_is_recorded(
+async def test_one_bad_report_is_named_and_the_others_are_recorded(
     dao: MaiaDAO, database: Database, bad: dict[str, Any], field: str
 ) -> None:
     await dao.ingest_videos([item("a"), item("b")])
-    with pytest.raises(InvalidInput) as caught:
-        await dao.update_video_stats_batch([{"id": "a", "statistics": {"viewCount": "1"}}, bad])
-    assert (caught.value.row, caught.value.field) == (1, field)
-    assert await fetch(database, STATS) == []
-    assert {row["last_updated_at"] for row in (await videos(database)).values()} == {None}
+    taken = await dao.update_video_stats_batch([{"id": "a", "statistics": {"viewCount": "1"}}, bad])
+    assert [(error.row, error.field) for error in taken.left_out] == [(1, field)]
+    assert [row["video_id"] for row in await fetch(database, STATS)] == ["a"]
+    assert (await videos(database))["b"]["last_updated_at"] is None
 
 
 async def test_samples_are_taken_in_every_form_and_once(dao: MaiaDAO, database: Database) -> None:
