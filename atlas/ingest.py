@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from atlas.config import get_settings
+from atlas.db.clock import Session
 from atlas.db.locks import retry_when_locked
 from atlas.errors import DatabaseError, DatabaseUnavailable
 from atlas.parsing import invalid, parse_counter, parse_moment
@@ -45,7 +44,7 @@ async def record_samples(
     database: Database,
     samples: Samples,
     *,
-    then: Callable[[AsyncSession, datetime], Awaitable[object]] | None = None,
+    then: Callable[[Session, datetime], Awaitable[object]] | None = None,
 ) -> int:
     """Write samples into the hot tier, all or none; returns how many distinct (video_id, timestamp).
 

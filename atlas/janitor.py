@@ -12,8 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.archive.archiver import Archiver
 from atlas.archive.budget import HotTier, hot_tier
@@ -22,6 +20,7 @@ from atlas.archive.jobs import begin_job
 from atlas.archive.session import Steps, object_key
 from atlas.config import get_settings
 from atlas.db import Database, db
+from atlas.db.clock import Session, clock
 from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError
 from atlas.events import bus_of
@@ -91,8 +90,7 @@ class Janitor:
             await self._errors()
             await self._relieve()
         async with self.database.transaction(read_only=True) as session:
-            now = await session.scalar(text("SELECT now()"))
-            assert isinstance(now, datetime)
+            now = await clock(session)
             cutoff = now - age
             eligible = await _doomed(session, cutoff, safe_only=safe_only).count()
         if not eligible:
@@ -119,8 +117,7 @@ class Janitor:
         @retry_when_locked
         async def make() -> int:
             async with self.database.transaction() as session:
-                now = await session.scalar(text("SELECT now()"))
-                assert isinstance(now, datetime)
+                now = await clock(session)
                 slots = int(_AHEAD / timedelta(hours=hours)) + 1
                 moments = [now + timedelta(hours=hours * step) for step in range(slots)]
                 return await Partitions(session).ensure(moments, hours)
@@ -213,7 +210,7 @@ class Janitor:
                 await offload(verify_videos, store, file, facts, folder)
                 await steps.verified(file, facts)
 
-            async def delete(session: AsyncSession) -> int:
+            async def delete(session: Session) -> int:
                 return await _doomed(session, cutoff, safe_only=True).delete(videos)
 
             return await steps.live(file, delete) or 0
@@ -221,8 +218,7 @@ class Janitor:
     async def _announce(self, steps: Steps) -> FileRecord:
         async with self.database.transaction() as session:
             ledger = await steps.ledger(session)
-            now = await session.scalar(text("SELECT now()"))
-            assert isinstance(now, datetime)
+            now = await clock(session)
             day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
             seq = await ledger.next_seq(Dataset.VIDEOS)
             key = object_key(Dataset.VIDEOS, now, seq)
@@ -238,7 +234,7 @@ class Janitor:
             )
 
 
-def _doomed(session: AsyncSession, cutoff: datetime, *, safe_only: bool) -> Doomed:
+def _doomed(session: Session, cutoff: datetime, *, safe_only: bool) -> Doomed:
     days = get_settings().janitor_unfinished_days
     return Doomed(session, cutoff, safe_only=safe_only, unfinished_days=days)
 

@@ -11,6 +11,7 @@ from atlas.adapters.rows import JanitorResult, SearchTerm, TrackerTarget, VideoW
 from atlas.adapters.youtube import item_id, parse_statistics, parse_video
 from atlas.config import get_settings
 from atlas.db import Database, db
+from atlas.db.clock import Session
 from atlas.errors import InvalidInput
 from atlas.events import bus_of
 from atlas.ingest import parse_sample, record_samples
@@ -24,7 +25,6 @@ from atlas.scheduling.calendar import Calendar
 from atlas.types import Channel, Sample, SearchStatus, Taken, Video, VideoStatus, check_id
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
 
     from atlas.vault import Vault
 
@@ -237,7 +237,7 @@ class MaiaDAO(GhostTrackingMixin):
                 if any(value is not None for value in counters.values())
             ]
 
-        async def report(session: AsyncSession, now: datetime) -> None:
+        async def report(session: Session, now: datetime) -> None:
             await Videos(session).sampled((video_id for video_id, _ in fetched), now)
 
         return Taken(await record_samples(self.database, samples, then=report), errors)

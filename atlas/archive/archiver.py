@@ -10,8 +10,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import text
-
 from atlas.archive.budget import hot_tier
 from atlas.archive.export.slices import ArchiveReport, Run
 from atlas.archive.fencing.lock import archiver_lock
@@ -31,6 +29,7 @@ from atlas.archive.recovery.moving import MoveReport, move_vault
 from atlas.archive.session import Steps
 from atlas.config import get_settings
 from atlas.db import Database, db
+from atlas.db.clock import clock
 from atlas.errors import InvalidInput
 from atlas.events import bus_of
 from atlas.logging import get_logger
@@ -282,8 +281,7 @@ class Archiver:
             older_than = timedelta(days=get_settings().janitor_retention_days)
         age = parse_age(older_than / timedelta(days=1), field="older_than")
         async with self.database.transaction(read_only=True) as session:
-            now = await session.scalar(text("SELECT now()"))
-        assert isinstance(now, datetime)
+            now = await clock(session)
         return now - age
 
     async def _foresee(self, cutoff: datetime, max_rows: int | None) -> ArchiveReport:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.config import get_settings
+from atlas.db.clock import Session, clock
 from atlas.repositories.hot.partitions import Partition, Partitions
 from atlas.repositories.hot.restored import Pins
 from atlas.repositories.ledger.files import LedgerReader
@@ -51,11 +48,10 @@ class HotTier:
         return self.attached_bytes + self.arriving_bytes > self.max_bytes
 
 
-async def hot_tier(session: AsyncSession) -> HotTier:
+async def hot_tier(session: Session) -> HotTier:
     """The hot tier as it is now, by the database's clock."""
     attached = await Partitions(session).attached()
-    now = await session.scalar(text("SELECT now()"))
-    assert isinstance(now, datetime)
+    now = await clock(session)
     pins = await Pins(session).all()
     free = [
         partition

@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from atlas.archive.fencing.epoch import check_epoch
 from atlas.archive.recovery.records import condemn
 from atlas.db import Database
+from atlas.db.clock import Session
 from atlas.db.locks import retry_when_locked
 from atlas.errors import ObjectExists, VaultUnavailable, VerificationFailed
 from atlas.logging import get_logger
@@ -45,7 +44,7 @@ class Steps:
         assert self.control.owner is not None
         return self.control.owner
 
-    async def ledger(self, session: AsyncSession) -> LedgerWriter:
+    async def ledger(self, session: Session) -> LedgerWriter:
         """The ledger, after the fence was found unchanged in this transaction."""
         ledger = LedgerWriter(session, self.fence)
         await ledger.hold()
@@ -117,7 +116,7 @@ class Steps:
         log.debug("archive_verified", key=file.object_key)
 
     async def live(
-        self, file: FileRecord, also: Callable[[AsyncSession], Awaitable[T]] | None = None
+        self, file: FileRecord, also: Callable[[Session], Awaitable[T]] | None = None
     ) -> T | None:
         """verified -> live; ``also`` runs in the same transaction, which may be tried again whole."""
 

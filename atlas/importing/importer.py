@@ -20,9 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from sqlalchemy import text
-
 from atlas.db import Database
+from atlas.db.clock import clock
 from atlas.errors import AtlasError, InvalidInput
 from atlas.ingest import AHEAD, record_samples
 from atlas.parsing import parse_counter
@@ -131,8 +130,7 @@ async def import_csv(
     videos: set[str] = set()
     target = rejected or Path(f"{path.name.removesuffix('.gz')}.rejected.csv")
     async with database.transaction(read_only=True) as session:
-        now = await session.scalar(text("SELECT clock_timestamp()"))
-    assert isinstance(now, datetime)
+        now = await clock(session)
     with _opened(path) as (header, lines, size, position), _ReportFile(target) as bad_rows:
         layout = resolve(header, columns or {}, date_formats, year)
         pending: list[Row] = []

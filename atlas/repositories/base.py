@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.db.clock import clock
 from atlas.types import Channel, Video
 
 T = TypeVar("T")
@@ -29,10 +29,7 @@ class Repository:
 
     async def now(self) -> datetime:
         """The database's clock."""
-        moment: datetime = (
-            await self.session.execute(text("SELECT clock_timestamp()"))
-        ).scalar_one()
-        return moment
+        return await clock(self.session)
 
 
 def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:

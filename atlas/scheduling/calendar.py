@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from atlas.config import get_settings
+from atlas.db.clock import Session
 from atlas.db.locks import retry_when_locked
 from atlas.logging import get_logger
 from atlas.repositories.leases import check_limit
@@ -36,7 +37,6 @@ from atlas.repositories.watchlist import WatchlistReader
 from atlas.types import TrackingTier
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
 
     from atlas.db import Database
 
@@ -234,7 +234,7 @@ class CalendarStatus:
     needed: int
 
 
-async def calendar_status(session: AsyncSession) -> CalendarStatus:
+async def calendar_status(session: Session) -> CalendarStatus:
     """The calendar as of the session's moment."""
     cohorts = await CohortReader(session).all()
     slow = [one for one in cohorts if one.number != KNOWN and one.entries]

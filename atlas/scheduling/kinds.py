@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
+from atlas.db.clock import Session
 from atlas.repositories.leases import Queue
 from atlas.repositories.search_queue import HUNT, LeasedTerm, SearchQueue
 from atlas.repositories.videos import COLLECTION, RETRACK, OpenVideo, StaleVideo, Videos
@@ -27,7 +26,7 @@ class Kind:
     queue: Queue
     item: Callable[..., Item[Any]]
     row: Callable[..., Any]
-    record: Callable[[AsyncSession, uuid.UUID, Any], Awaitable[set[str]]]
+    record: Callable[[Session, uuid.UUID, Any], Awaitable[set[str]]]
 
 
 #: Kinds by name, in the order in which they are shown.

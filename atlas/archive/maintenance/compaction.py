@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.archive.maintenance.inputs import Input
 from atlas.archive.maintenance.rewrite import Rewritten, rewrite
 from atlas.archive.recovery.ownership import SHARED_HINT, is_sole_owner
 from atlas.archive.session import Steps
+from atlas.db.clock import Session, clock
 from atlas.logging import get_logger
 from atlas.reading.appended import appended_files
 from atlas.reading.cold import why_left_out
@@ -55,8 +55,7 @@ async def compact(
     if not dry_run:
         await notice_metrics(steps)
     async with steps.database.transaction(read_only=True) as session:
-        now = await session.scalar(text("SELECT now()"))
-        assert isinstance(now, datetime)
+        now = await clock(session)
         live = await LedgerReader(session).live_files(Dataset.STATS)
         adopted = await LedgerReader(session).keys(Dataset.METRICS)
         forgotten = await forgotten_ids(session)
@@ -134,7 +133,7 @@ def _examined(store: ObjectStore, files: list[ColdFile]) -> tuple[list[Input], l
     return taken, left_out
 
 
-async def forgotten_ids(session: AsyncSession) -> tuple[str, ...]:
+async def forgotten_ids(session: Session) -> tuple[str, ...]:
     """Ids whose rows do not count."""
     return tuple(await session.scalars(text(f"SELECT video_id {FORGOTTEN}")))
 

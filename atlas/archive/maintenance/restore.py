@@ -14,13 +14,13 @@ from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.archive.export.slices import Run
 from atlas.archive.maintenance.compaction import forgotten_ids
 from atlas.archive.maintenance.inputs import Input, Source
 from atlas.archive.session import Steps
 from atlas.config import get_settings
+from atlas.db.clock import Session
 from atlas.db.locks import retry_when_locked
 from atlas.errors import InvalidInput, VerificationFailed
 from atlas.logging import get_logger
@@ -187,7 +187,7 @@ async def _write(steps: Steps, samples: pa.Table) -> int:
     return await write()
 
 
-async def _insert(session: AsyncSession, samples: pa.Table) -> int:
+async def _insert(session: Session, samples: pa.Table) -> int:
     staged = StagedSamples(session)
     await staged.load(samples)
     inserted = await staged.insert_missing()
