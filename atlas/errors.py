@@ -203,7 +203,7 @@ class DatabaseError(AtlasError):
 
 
 class DatabaseUnavailable(DatabaseError, Unavailable):
-    """PostgreSQL cannot be reached, is starting or stopping, or a lock was not had in time."""
+    """PostgreSQL cannot be reached, is starting or stopping, or a lock could not be acquired in time."""
 
     hint = "check that PostgreSQL is up and reachable, then retry"
 

@@ -165,7 +165,7 @@ class MaiaDAO(GhostTrackingMixin):
             return taken.videos
 
     async def _tell_discovered(
-        self, session: AsyncSession, videos: Sequence[Video], new: set[str]
+        self, session: Session, videos: Sequence[Video], new: set[str]
     ) -> None:
         found = {video.id: video for video in videos if video.id in new}
         discovered = [
@@ -311,7 +311,7 @@ class MaiaDAO(GhostTrackingMixin):
         if not recorded:
             log.warning("marked_video_unknown", video_id=video_id, fact=status.value)
 
-    async def _tell(self, event_type: str, video_id: str, session: AsyncSession) -> None:
+    async def _tell(self, event_type: str, video_id: str, session: Session) -> None:
         payload = {"video_id": video_id}
         await bus_of(self.database).emit(event_type, video_id, payload, session=session)
 

@@ -26,7 +26,7 @@ _TRANSIENT: dict[str, str | None] = {
     "25P03": "a transaction was left idle too long; do slow work outside of it",
     "40": "another transaction was in the way; run the whole unit of work again",
     "53300": "PostgreSQL has no connection left; lower DATABASE_POOL_SIZE or use a pooler",
-    "55P03": "a lock was not had in time; run the whole unit of work again",
+    "55P03": "a lock could not be acquired in time; run the whole unit of work again",
     "57P": None,
 }
 

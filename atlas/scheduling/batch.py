@@ -137,7 +137,7 @@ class Batch(Generic[ItemT]):
     ) -> int:
         """Write samples, reschedule and end leases in one transaction; returns how many were written.
 
-        ``asked`` are the ids that the API was asked for, by default all of which nothing was said yet:
+        ``asked`` are the ids that the API was asked for, by default all that are not reported yet:
         those without a sample are counted as omissions. Raises `InvalidInput` naming row and field,
         also for ids that are not in the batch, and `LeaseLost`, after the others were written.
         """

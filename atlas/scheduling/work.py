@@ -70,7 +70,7 @@ class Work:
         """Up to ``limit`` pieces of work: ``async with work.claim("track") as batch``.
 
         The batch renews its leases by itself. At the end what was said of each item is sent, in one
-        transaction, and what nothing was said of is released, at the cost of no attempt; after an error
+        transaction, and unreported items are released, at the cost of no attempt; after an error
         and a cancellation as well. One round trip claims, one reports.
 
         Raises `InvalidInput` for an unknown kind; on entering, `DatabaseUnavailable`; at the end,

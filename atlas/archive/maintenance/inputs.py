@@ -56,12 +56,12 @@ class Tally:
 
     read: Fingerprint = field(default_factory=lambda: Fingerprint(STATS_SCHEMA.names))
     written: Fingerprint = field(default_factory=lambda: Fingerprint(STATS_SCHEMA.names))
-    outdone: Fingerprint = field(default_factory=lambda: Fingerprint(STATS_SCHEMA.names))
+    superseded: Fingerprint = field(default_factory=lambda: Fingerprint(STATS_SCHEMA.names))
     excluded: Fingerprint = field(default_factory=lambda: Fingerprint(STATS_SCHEMA.names))
 
     def check(self, what: str) -> None:
-        rows = self.written.rows + self.outdone.rows + self.excluded.rows
-        value = self.written.value + self.outdone.value + self.excluded.value
+        rows = self.written.rows + self.superseded.rows + self.excluded.rows
+        value = self.written.value + self.superseded.value + self.excluded.value
         if (rows, value % 2**64) != (self.read.rows, self.read.value):
             raise VerificationFailed(
                 f"{what}: {self.read.rows} rows went in and {rows} came out",
@@ -161,13 +161,13 @@ class Source:
                         mask = pc.and_not(mask, barred)
                     yield from table.filter(mask).to_batches()
 
-        def outdone(losers: pa.Table) -> None:
+        def superseded(losers: pa.Table) -> None:
             for batch in losers.to_batches():
-                self.tally.outdone.update(batch)
+                self.tally.superseded.update(batch)
 
         folder = self._folder / day.isoformat()
         folder.mkdir()
-        merge = partial(merge_sorted, winner="seq", on_losers=outdone)
+        merge = partial(merge_sorted, winner="seq", on_losers=superseded)
         runs = encoded_runs(folder, merge, run_rows=RUN_ROWS)
         for batch in batches():
             runs.add(pa.Table.from_batches([batch]))

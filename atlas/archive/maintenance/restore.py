@@ -67,7 +67,7 @@ async def restore(
         raise InvalidInput(
             f"nothing lies between {since.isoformat()} and {until.isoformat()}", field="since"
         )
-    # a sealed row is newer than a cold one, and must not be outdone by its restored copy
+    # a sealed row is newer than a cold one, and must not be superseded by its restored copy
     await Run(steps, since, None).finish_left()
     span = Pin(since, until)
     inputs = await _inputs(steps, span)

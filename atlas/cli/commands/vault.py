@@ -107,7 +107,7 @@ def compact(
             out.print(
                 f"{number(report.files_before)} files became {number(report.files_after)} "
                 f"(days: {number(report.days)}): {size(report.bytes_before)} became "
-                f"{size(report.bytes_after)}, {number(report.duplicates)} outdone rows dropped; "
+                f"{size(report.bytes_after)}, {number(report.duplicates)} superseded rows dropped; "
                 "`atlas vault gc` deletes the old ones after the grace period"
             )
         for line in report.failed:

@@ -101,7 +101,7 @@ class Partitions:
 
         The caller's transaction should do nothing else: it takes SHARE UPDATE EXCLUSIVE on the parent,
         which neither readers nor writers notice. Raises `DatabaseUnavailable` (SQLSTATE 55P03) when
-        the lock is not had within `LOCK_TIMEOUT`; the whole transaction can be tried again.
+        the lock is not acquired within `LOCK_TIMEOUT`; the whole transaction can be tried again.
         """
         await self.session.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
         # two makers of one partition would otherwise meet as a duplicate-table error

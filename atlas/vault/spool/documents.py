@@ -196,4 +196,6 @@ class Documents:
             with FileLock(self._folder / ".lock", timeout=_LOCK_SECONDS, mode=0o600):
                 yield
         except Timeout as error:
-            raise VaultUnavailable(f"the lock of {self._folder} was not had in time") from error
+            raise VaultUnavailable(
+                f"could not acquire the lock of {self._folder} in time"
+            ) from error

@@ -45,7 +45,9 @@ class CommitBudget:
                 with FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS, mode=0o600):
                     wait = self._count()
             except Timeout as error:
-                raise VaultUnavailable(f"the lock of {self._path} was not had in time") from error
+                raise VaultUnavailable(
+                    f"could not acquire the lock of {self._path} in time"
+                ) from error
         if wait is not None:
             log.warning(
                 "commit_budget_spent",

@@ -168,7 +168,7 @@ class LocalStore(FsspecStore):
                 yield
         except Timeout as error:
             raise VaultUnavailable(
-                f"the lock of {self.root} was not had within {_LOCK_SECONDS:.0f} s"
+                f"could not acquire the lock of {self.root} within {_LOCK_SECONDS:.0f} s"
             ) from error
 
     def _walk(self, prefix: str, folder: Path) -> Iterator[ObjectInfo]:

@@ -110,7 +110,7 @@ async def test_a_newer_hot_sample_is_not_overwritten_by_a_restored_one(
     assert await visible(database, vault) == as_written([*rows, corrected])
 
 
-async def test_what_a_dead_run_left_sealed_is_not_outdone_by_its_older_cold_copy(
+async def test_what_a_dead_run_left_sealed_is_not_superseded_by_its_older_cold_copy(
     database: Database, vault: LocalVault, archiver: Archiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = await archived(database, archiver)
