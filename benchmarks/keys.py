@@ -342,6 +342,6 @@ async def _weeks(database: Database) -> list[Result]:
 
 
 def pacific() -> Any:
-    from atlas.keys.youtube import PACIFIC
+    from atlas.keys.youtube import pacific
 
-    return PACIFIC
+    return pacific()

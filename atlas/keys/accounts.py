@@ -18,7 +18,7 @@ from atlas.keys.blocks import Blocks
 from atlas.keys.breaker import Breakers
 from atlas.keys.fingerprints import host_account, identify, mask
 from atlas.keys.pace import Pace
-from atlas.keys.youtube import PACIFIC, next_reset
+from atlas.keys.youtube import next_reset, pacific
 from atlas.repositories.keys import KeySnapshot, Rest, Usage
 from atlas.types import utc
 
@@ -111,7 +111,7 @@ class Accounts:
         """The Pacific day, by which quota is counted."""
         now = self.now()
         if not self._day_ends - timedelta(days=2) < now < self._day_ends:
-            self._day = now.astimezone(PACIFIC).date()
+            self._day = now.astimezone(pacific()).date()
             self._day_ends = next_reset(now)
         return self._day
 

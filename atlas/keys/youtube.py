@@ -9,6 +9,7 @@ private playlist.
 from __future__ import annotations
 
 import errno
+import functools
 import http.client
 import re
 import socket
@@ -23,7 +24,11 @@ from atlas.keys.refusals import Facts, facts_of
 
 __all__ = ["Action", "Verdict", "classify", "judge", "next_reset"]
 
-PACIFIC = ZoneInfo("America/Los_Angeles")
+
+@functools.cache
+def pacific() -> ZoneInfo:
+    """The time zone of the quota's day; read at the first use, not at import."""
+    return ZoneInfo("America/Los_Angeles")
 
 
 class Action(Enum):
@@ -178,8 +183,8 @@ def next_reset(now: datetime) -> datetime:
 
     ``now`` is timezone-aware. Days there have 23 to 25 hours.
     """
-    tomorrow = now.astimezone(PACIFIC).date() + timedelta(days=1)
-    return datetime.combine(tomorrow, time(), tzinfo=PACIFIC).astimezone(UTC)
+    tomorrow = now.astimezone(pacific()).date() + timedelta(days=1)
+    return datetime.combine(tomorrow, time(), tzinfo=pacific()).astimezone(UTC)
 
 
 def _action(facts: Facts) -> Action | None:

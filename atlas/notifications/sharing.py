@@ -7,10 +7,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from atlas.config import Settings, get_settings
 from atlas.db import Database, db
+from atlas.db.clock import Session
 from atlas.errors import AtlasError
 from atlas.logging import get_logger
 from atlas.repositories.notifications import Lanes, Slot
@@ -40,7 +39,7 @@ class Shared:
         settings = self._settings or get_settings()
         return db if self._settings is None and settings.database_url is not None else None
 
-    async def run(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T | None:
+    async def run(self, work: Callable[[Session], Awaitable[T]]) -> T | None:
         """What ``work`` returns, in a transaction; None where there is no database that answers."""
         if time.monotonic() < self._rests_until or (database := self.database) is None:
             return None
