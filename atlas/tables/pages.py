@@ -34,6 +34,8 @@ def check_pages(data: memoryview, values: int) -> None:
         kind = next((one for one in (_DATA, _DICTIONARY, _DATA_V2) if one in header), None)
         if kind is not None:
             page = header[kind]
+            if not isinstance(page, dict):
+                raise ValueError("a page's header is none")
             count, encoding = page.get(1), page.get(4 if kind == _DATA_V2 else 2)
             if not isinstance(count, int) or not 0 <= count <= values or encoding not in _ENCODINGS:
                 raise ValueError(f"a page of {count} values in encoding {encoding} is not decoded")

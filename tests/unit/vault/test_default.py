@@ -12,7 +12,7 @@ import pytest
 import atlas
 import atlas.vault
 from atlas.config import Settings, reset_settings
-from atlas.errors import ConfigurationError, InvalidInput
+from atlas.errors import ConfigurationError
 from atlas.vault import GCSVault, HuggingFaceVault, LocalVault, MemoryVault, Vault, get_vault, vault
 
 
@@ -101,7 +101,7 @@ def test_each_provider_has_its_class_and_identity(tmp_path: Path) -> None:
     assert isinstance(found, MemoryVault)
     assert found.identity == "memory://atlas"
     for wrong in ("/abs", "../up", "a//b"):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(ConfigurationError, match="VAULT_PREFIX"):
             get_vault(Settings(gcs_bucket_name="bucket", vault_prefix=wrong))
     with pytest.raises(ConfigurationError):
         HuggingFaceVault()
