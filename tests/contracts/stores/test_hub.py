@@ -219,11 +219,12 @@ def test_clean_up_finds_what_is_old_enough_though_listings_tell_no_times(
     now = hub.clock()
     hub.clock = lambda: now - 86_400
     vault.store.put_bytes("video_stats/old", b"1")
+    vault.store.put_bytes("video_stats/unnamed", b"1")
     hub.clock = lambda: now
     vault.store.put_bytes("video_stats/new", b"1")
     objects = list(vault.store.list("video_stats"))
-    gone = frozenset(info.key for info in objects)
-    found = garbage(vault.store, objects, set(), gone, None, timedelta(hours=1))
+    gone = frozenset({"video_stats/old", "video_stats/new"})
+    found = garbage(vault.store, objects, gone, timedelta(hours=1))
     assert [info.key for info in found] == ["video_stats/old"]
 
 
