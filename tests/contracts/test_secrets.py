@@ -62,16 +62,18 @@ FORMATS: tuple[Literal["console", "json"], ...] = ("console", "json")
 #: Gives each command of a list, in both formats of the log, as an operator would one after the other.
 PROGRAM = """
 import json, os, sys
-from atlas.cli.main import app
+from atlas.cli.main import main
 from atlas.config import reset_settings
 from tests.support.impatience import no_pauses
+commands = json.loads(sys.argv[1])
 with no_pauses():
     for form in ("console", "json"):
         os.environ["LOG_FORMAT"] = form
-        for command in json.loads(sys.argv[1]):
+        for command in commands:
             reset_settings()
+            sys.argv[1:] = command
             try:
-                app(command)
+                main()
             except SystemExit:
                 pass
             except Exception:  # what --debug raises is shown as Python shows it
