@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
@@ -66,7 +67,10 @@ def running_cluster() -> Iterator[Cluster]:
         # makes the data folder; afterwards the server is this object's own
         url = embedded.start(home)
         embedded.release(home)
-        cluster = Cluster(home / "postgres", Server(url, "embedded"))
+        folder = home / "postgres"
+        # its own socket lies in the data folder, not where the embedded one had its
+        url = urlsplit(url)._replace(query=urlencode({"host": folder})).geturl()
+        cluster = Cluster(folder, Server(url, "embedded"))
         cluster.start()
         try:
             yield cluster
