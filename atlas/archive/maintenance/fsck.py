@@ -72,10 +72,11 @@ async def clean_up(steps: Steps, older_than: timedelta, *, dry_run: bool) -> Gar
     keys = (*(file.object_key for file in expired), *(info.key for info in found))
     if not dry_run:
         await steps.delete_files(expired, [info.key for info in found])
-        async with steps.database.transaction() as session:
-            replacement = Replacement(session, steps.fence)
-            await replacement.hold()
-            await replacement.gone(used_again)
+        if used_again:
+            async with steps.database.transaction() as session:
+                replacement = Replacement(session, steps.fence)
+                await replacement.hold()
+                await replacement.gone(used_again)
         await offload(_clear, store, announced)
     log.info("garbage_collected", objects=len(keys), dry_run=dry_run)
     return GarbageReport(
