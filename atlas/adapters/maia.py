@@ -32,7 +32,7 @@ __all__ = ["MaiaDAO"]
 
 log = get_logger(__name__)
 
-#: What is told of a fact.
+#: The event that is emitted for each fact.
 _SAFE: Mapping[Work, str] = {
     "transcript": "video.transcript_safe",
     "visuals": "video.visuals_safe",

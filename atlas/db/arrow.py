@@ -150,7 +150,7 @@ def _connect(libpq_url: str) -> Any:
 
 
 def _reason(libpq_url: str) -> AtlasError:
-    """Why a connection cannot be had: libpq has only text for that, asyncpg a code."""
+    """Why a connection fails to open: libpq has only text for that, asyncpg a code."""
     target = translate_url(libpq_url)
 
     async def attempt() -> None:

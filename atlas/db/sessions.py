@@ -57,7 +57,7 @@ FACTS = """
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a session is told by its server: where Atlas's tables are or will be, and the release."""
+    """What a session reads from its server: where Atlas's tables are or will be, and the release."""
 
     schema: str
     search_path: str

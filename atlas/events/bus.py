@@ -136,7 +136,7 @@ class EventBus:
         of the settings gets one attempt.
 
         Handlers are waited for 40 ms at most; with ``wait`` (and no session) until they are done.
-        ``emit(event_type, {...})`` gives the payload as second argument. The payload must have a JSON form
+        ``emit(event_type, {...})`` has the payload as second argument. The payload must have a JSON form
         of 256 KiB at most; dates, UUIDs, enums, sets and dataclasses are converted. Does nothing at all
         under ``EVENT_BUS_ENABLED=false``.
         """

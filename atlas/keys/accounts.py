@@ -67,7 +67,7 @@ def _now() -> datetime:
 
 
 class Accounts:
-    """Thread-safe. ``clock`` gives the time, timezone-aware, for programs that keep their own.
+    """Thread-safe. ``clock`` returns the time, timezone-aware, for programs that keep their own.
 
     ``buckets`` replaces those of the settings.
     """

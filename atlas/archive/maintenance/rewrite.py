@@ -159,7 +159,7 @@ async def _replaced(
 
 
 def _record(job: _Job) -> BatchRecord:
-    """What the vault is told before it has the outputs: what they will replace."""
+    """The record written to the vault before the outputs: what they will replace."""
     known = [one.file for one in job.inputs if one.file is not None]
     return BatchRecord(
         job.batch_id,

@@ -105,7 +105,7 @@ def _open(store: ObjectStore, control: Control) -> None:
 
 
 def _close(store: ObjectStore, owner: uuid.UUID, moved_to: str) -> None:
-    """Whoever comes to the old place with an older copy of the database is told where it went."""
+    """Leave a pointer to the new place for older copies of the database."""
     found, raw = read_mark(store, owner)
     if found is None or found.moved_to == moved_to:
         return
