@@ -32,7 +32,7 @@ from atlas.repositories.ledger.files import LedgerReader
 from atlas.types import Dataset, ObjectStore, ReadableStore, check_id
 from atlas.vault import Vault, get_vault
 from atlas.vault.offload import offload
-from atlas.vault.owners import refuse_stranger
+from atlas.vault.owners import WRONG_VAULT_HINT, owners_of
 
 __all__ = ["COLUMNS", "StatsReader"]
 
@@ -157,14 +157,28 @@ class StatsReader:
         if await offload(self._is_hot_only, snapshot, selection):
             return snapshot, None
         if snapshot.is_new:
-            # what it would show is a part: what was archived counts in another database
-            await offload(refuse_stranger, self.store)
+            await self._refuse_stranger()
         appended = await offload(
             lambda: list(appended_files(self._readable(), Selection(), snapshot.adopted))
         )
         if appended and not snapshot.metrics_seen:
             await self._remember_metrics()
         return snapshot, appended
+
+    async def _refuse_stranger(self) -> None:
+        """Raise `WrongVault` where the vault is another database's: what would be shown is a part."""
+        owners = await offload(owners_of, self.store)
+        if not owners:
+            return
+        # asked after the vault: the first run may have begun since the snapshot
+        async with self.database.transaction(read_only=True) as session:
+            control = await LedgerReader(session).control()
+        if control.owner not in owners:
+            raise WrongVault(
+                f"{self.store.identity} belongs to another database: "
+                f"{', '.join(map(str, sorted(owners)))}",
+                hint=WRONG_VAULT_HINT,
+            )
 
     async def _has_moved(self, snapshot: Snapshot, appended: list[ColdFile] | None) -> bool:
         """Whether appended files were adopted since the snapshot."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 
-from atlas.errors import CorruptObject, WrongVault
+from atlas.errors import CorruptObject
 from atlas.types import ObjectStore
 
 #: The mark of the one database that may write here.
@@ -41,12 +41,7 @@ def owners_with_epoch(store: ObjectStore) -> frozenset[uuid.UUID]:
     return frozenset(found)
 
 
-def refuse_stranger(store: ObjectStore) -> None:
-    """Raise `WrongVault` where a database that never archived looks into another one's vault."""
+def owners_of(store: ObjectStore) -> frozenset[uuid.UUID]:
+    """Every database that the vault is marked with."""
     claimed = owner_of(store)
-    owners = owners_with_epoch(store) | ({claimed} if claimed is not None else set())
-    if owners:
-        raise WrongVault(
-            f"{store.identity} belongs to another database: {', '.join(map(str, sorted(owners)))}",
-            hint=WRONG_VAULT_HINT,
-        )
+    return owners_with_epoch(store) | ({claimed} if claimed is not None else frozenset())

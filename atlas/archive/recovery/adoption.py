@@ -26,7 +26,7 @@ from atlas.repositories.ledger.adoption import LedgerAdoption
 from atlas.repositories.ledger.files import Control, LedgerReader
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
 from atlas.vault.offload import offload
-from atlas.vault.owners import owner_of, owners_with_epoch
+from atlas.vault.owners import owner_of, owners_of
 
 log = get_logger(__name__)
 
@@ -184,8 +184,7 @@ def choose_owner(
     Raises `WrongVault` for a database that archived as another one, `InvalidInput` where the owner is not
     clear.
     """
-    claimed = owner_of(store)
-    owners = set(owners_with_epoch(store)) | ({claimed} if claimed is not None else set())
+    owners = set(owners_of(store))
     if control.nonce is not None:
         if wanted not in (None, control.owner) or (owners and control.owner not in owners):
             raise WrongVault(

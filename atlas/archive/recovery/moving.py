@@ -22,7 +22,7 @@ from atlas.repositories.ledger.files import Control, LedgerReader
 from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
 from atlas.vault import Vault
 from atlas.vault.offload import offload
-from atlas.vault.owners import OWNER_KEY, owner_of, owners_with_epoch
+from atlas.vault.owners import OWNER_KEY, owners_of
 from atlas.vault.temporary import workdir
 
 log = get_logger(__name__)
@@ -85,8 +85,7 @@ async def move_vault(
 
 
 def _check_target(store: ObjectStore, owner: uuid.UUID) -> None:
-    claimed = owner_of(store)
-    others = (owners_with_epoch(store) | ({claimed} if claimed else set())) - {owner}
+    others = owners_of(store) - {owner}
     if others:
         raise WrongVault(
             f"{store.identity} belongs to another database, {', '.join(map(str, sorted(others)))}",
