@@ -238,7 +238,8 @@ class ObjectStore(ReadableStore, Protocol):
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects; those already gone are no error."""
+        """Remove objects, in their order; those already gone are no error. One commit on Hugging Face.
+        Elsewhere a failure leaves the last of them."""
         ...
 
     def compare_and_swap(self, key: str, expected: bytes | None, new: bytes) -> bool:

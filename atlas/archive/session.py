@@ -166,12 +166,12 @@ class Steps:
             return
         announcement = await offload(condemn, self.store, self.owner, keys)
         await check_epoch(self.store, self.control)
-        await offload(self.store.delete, keys)
+        # the announcement goes last
+        await offload(self.store.delete, [*keys, announcement])
         async with self.database.transaction() as session:
             replacement = Replacement(session, self.fence)
             await replacement.hold()
             await replacement.gone(files)
-        await offload(self.store.delete, [announcement])
 
 
 def object_key(dataset: Dataset, start: datetime, seq: int) -> str:

@@ -101,8 +101,8 @@ async def rewrite(
                 waiting = []
                 await steps.give_up_outputs()
                 yield NotRewritten(tuple(inputs), error)
-            files = sum(len(job.outputs) for job in waiting)
-            if files >= batch or sum(job.byte_size for job in waiting) >= _WAITING_BYTES:
+            objects = sum(len(job.outputs) + 1 for job in waiting)  # and its record
+            if objects >= batch or sum(job.byte_size for job in waiting) >= _WAITING_BYTES:
                 async for done in _replaced(steps, waiting, folder):
                     yield done
                 waiting = []

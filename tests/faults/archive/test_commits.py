@@ -41,7 +41,7 @@ def place(hub: Hub, tmp_path: Path) -> Place:
 
 
 def commits(hub: Hub) -> list[str]:
-    """What was written to tables, a title a commit; the archiver's own mark is no table."""
+    """What was written to tables, a title a commit; the archiver's own objects are no tables."""
     titles = []
     for before, after in pairwise(hub.history):
         changed = {path for path, _ in before.files.items() ^ after.files.items()}
@@ -127,7 +127,7 @@ async def test_a_file_of_a_batch_that_came_out_damaged_is_replaced_alone(
     monkeypatch.setattr(Steps, "written", damaged)
     report = await Archiver(database, vault).run(RETENTION)
     assert report.slices == 8
-    assert commits(hub) == ["Add 8 files", "Damage", "Delete 1 files", "Add 1 files"]
+    assert commits(hub) == ["Add 8 files", "Damage", "Delete 2 files", "Add 1 files"]
     assert await visible(database, vault) == as_written(ROWS)
 
 
@@ -140,7 +140,8 @@ async def test_days_that_are_compacted_go_in_one_commit(
     await archiver.run(RETENTION)
     report = await archiver.compact()
     assert (report.days, report.files_before, report.files_after) == (2, 8, 2)
-    assert commits(hub) == ["Add 8 files", "Add 2 files"]
+    # of each day the file, and the record of what it replaces
+    assert commits(hub) == ["Add 8 files", "Add 4 files"]
     assert await visible(database, vault) == as_written(ROWS)
 
 
@@ -165,8 +166,12 @@ async def test_the_files_that_hold_a_forgotten_video_are_replaced_in_one_commit(
     archiver = Archiver(database, vault)
     await record_samples(database, ROWS)
     await archiver.run(RETENTION)
+    before = len(hub.history)
     receipt = await archiver.forget(["video-0003"])
     assert len(receipt.files) == 8
-    assert commits(hub) == ["Add 8 files", "Add 8 files", "Delete 8 files"]
+    # with each file the record of what it replaces; the announcement of a deletion goes with it
+    assert commits(hub) == ["Add 8 files", "Add 16 files", "Delete 9 files"]
+    # besides: the epoch, what is forgotten, and the announcement
+    assert len(hub.history) - before == 5
     rows = [row for row in ROWS if row.video_id != "video-0003"]
     assert await visible(database, vault) == as_written(rows)
