@@ -29,6 +29,7 @@ from atlas.archive.recovery.forgotten import record_erasure
 from atlas.archive.recovery.ownership import SHARED_HINT, is_sole_owner
 from atlas.archive.recovery.records import BatchRecord, check_batch
 from atlas.archive.session import Steps, object_key
+from atlas.db.clock import clock
 from atlas.db.locks import retry_when_locked
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.logging import get_logger
@@ -162,13 +163,17 @@ async def _delete_rows(steps: Steps, ids: Sequence[str]) -> ErasedRows:
 async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell: Progress) -> None:
     """Replace every counting file that holds rows of the videos, each by one without."""
     async with steps.database.transaction(read_only=True) as session:
+        # the numbers of files follow the same clock: no row gets one above that of the file it goes into
+        now = await clock(session)
         ledger = LedgerReader(session)
         live = await ledger.live_files(Dataset.STATS)
         adopted = await ledger.keys(Dataset.METRICS)
     candidates = [Input.of(file) for file in live]
     appended = list[ColdFile]()
     if await offload(is_sole_owner, steps.store, steps.owner):
-        appended = await offload(lambda: list(appended_files(steps.store, Selection(), adopted)))
+        appended = await offload(
+            lambda: list(appended_files(steps.store, Selection(), adopted, now))
+        )
     else:
         # the other rows of such a file would be missing to the other databases
         log.warning("metrics_not_erased", hint=SHARED_HINT)

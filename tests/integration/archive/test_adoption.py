@@ -6,14 +6,17 @@ Each test is a counterexample that the protocol once had; docs/adoption.md tells
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import atlas.archive.fencing.epoch as epoch
+import atlas.reading.appended as appended
+import atlas.vault.metrics as metrics
 from atlas.archive import Archiver
 from atlas.archive.export.slices import Run
 from atlas.archive.session import Steps
@@ -724,3 +727,35 @@ async def test_a_write_to_a_restored_sample_counts_and_stays(history: History) -
     assert (report.rows, report.kept) == (1, 1)
     assert await history.seen() == {"A@1": 1, "B@1": 2}
     await in_order(history, {"A@1": 1, "B@1": 2})
+
+
+@pytest.mark.parametrize("job", ["compact", "forget"])
+async def test_a_correction_outdates_a_sample_of_a_machine_whose_clock_is_fast(
+    history: History, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    """F4: the machine that appends, its file system and the one that adopts are an hour ahead."""
+    ahead = timedelta(hours=1)
+
+    class Fast(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + ahead
+
+    await history.archive("keep", 0, hour=48)
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "_next_seq", lambda: int(Fast.now().timestamp() * 10**6))
+        patch.setattr(appended, "datetime", Fast)
+        at = OLD + timedelta(hours=1)
+        history.vault.append_metrics(
+            [{"video_id": name, "timestamp": at, "views": 1} for name in ("A", "gone")]
+        )
+        for path in history.folder.rglob("metrics/**/*.parquet"):
+            os.utime(path, (Fast.now().timestamp(),) * 2)
+        if job == "compact":
+            await history.archiver.compact()
+        else:
+            await history.archiver.forget(["gone"])
+    shown = {"keep@48": 0, "A@1": 1, **({"gone@1": 1} if job == "compact" else {})}
+    assert await history.seen() == shown
+    await history.write("A", 2)
+    await in_order(history, shown | {"A@1": 2})
