@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import CheckConstraint, Identity, Index, SmallInteger, Uuid, text
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, SmallInteger, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from atlas.models.base import Base, Counter, CreatedAt, ExternalId, UtcTimestamp
+from atlas.models.base import Base, CreatedAt, ExternalId, UtcTimestamp
+from atlas.tables.sample import COUNTERS
 
 
 class ArchiveFile(Base):
@@ -121,16 +122,14 @@ class ArchivePin(Base):
 
 class StaleSample(Base):
     """A hot row that an adoption removed, because the vault holds a later one; ``outdated_by`` is that one's
-    ``seq``. Kept for people, read by nothing."""
+    ``seq``. Its counters are those of `SAMPLE`. Kept for people, read by nothing."""
 
     __tablename__ = "stale_samples"
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     video_id: Mapped[ExternalId]
     timestamp: Mapped[UtcTimestamp]
-    views: Mapped[Counter | None]
-    likes: Mapped[Counter | None]
-    comment_count: Mapped[Counter | None]
+    locals().update({name: mapped_column(BigInteger) for name in COUNTERS})
     outdated_by: Mapped[int]
     removed_at: Mapped[CreatedAt]
 

@@ -14,7 +14,10 @@ from atlas.types import ObjectStore, Progress
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
-    """What the new ledger names; ``skipped`` are objects that could not be taken, each with its reason."""
+    """What the new ledger names; ``skipped`` are objects that could not be taken, each with its reason.
+
+    ``stale_rows`` hot rows were kept aside because the files have later ones.
+    """
 
     owner: str
     files: int
@@ -22,6 +25,7 @@ class RebuildReport:
     bytes: int
     epoch: int
     skipped: tuple[str, ...] = ()
+    stale_rows: int = 0
 
 
 async def rebuild(
@@ -46,5 +50,11 @@ async def rebuild(
             "the vault holds files of 0 databases", field="owner", hint="check the VAULT_* settings"
         )
     return RebuildReport(
-        report.owner, report.files, report.rows, report.bytes, report.epoch, report.skipped
+        report.owner,
+        report.files,
+        report.rows,
+        report.bytes,
+        report.epoch,
+        report.skipped,
+        report.stale_rows,
     )

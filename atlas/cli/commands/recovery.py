@@ -91,6 +91,10 @@ def rebuild(owner: str | None = _OWNER, json: bool = _JSON) -> None:
             f"{number(report.files)} files with {number(report.rows)} rows, "
             f"{size(report.bytes)}, are in the ledger; epoch {report.epoch}"
         )
+        if report.stale_rows:
+            out.print(
+                f"{number(report.stale_rows)} hot rows, older than the vault's, are kept in stale_samples"
+            )
         for line in report.skipped:
             err.print(f"skipped: {line}", soft_wrap=True)
 

@@ -8,6 +8,10 @@ import pyarrow as pa
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.tables.sample import SAMPLE_COLUMNS, SAMPLE_SQL
+
+_REMOVED = ", ".join(f"h.{name}" for name in SAMPLE_COLUMNS)
+
 
 class StaleSamples:
     """The steps inside the caller's transaction."""
@@ -40,9 +44,8 @@ class StaleSamples:
             text(
                 "WITH removed AS (DELETE FROM video_stats_log h USING later_samples l "
                 "WHERE (h.video_id, h.timestamp) = (l.video_id, l.timestamp) AND h.seq IS NULL "
-                "RETURNING h.video_id, h.timestamp, h.views, h.likes, h.comment_count, l.seq), "
-                "kept AS (INSERT INTO stale_samples "
-                "(video_id, timestamp, views, likes, comment_count, outdated_by) "
+                f"RETURNING {_REMOVED}, l.seq), "
+                f"kept AS (INSERT INTO stale_samples ({SAMPLE_SQL}, outdated_by) "
                 "SELECT * FROM removed RETURNING 1) SELECT count(*) FROM kept"
             )
         )

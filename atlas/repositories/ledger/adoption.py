@@ -142,12 +142,6 @@ class LedgerAdoption(LedgerWriter):
         """An object that need not be looked at again."""
         await self.session.merge(UnclaimedObject(object_key=key, reason=reason))
 
-    async def finish(self) -> None:
-        """The adoption is over."""
-        await self.session.execute(
-            update(ArchiveControl).where(ArchiveControl.id == 1).values(adopting_from=None)
-        )
-
 
 _COLLECTED = text(
     "INSERT INTO video_tombstones (video_id) SELECT id FROM unnest(:ids) AS ids (id) ORDER BY id "

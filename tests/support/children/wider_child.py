@@ -58,9 +58,8 @@ async def main(other_url: str, folder: Path) -> None:
     for database in (db, other):
         async with database.transaction() as session:
             # the migration
-            await session.execute(
-                text("ALTER TABLE video_stats_log ADD COLUMN favorite_count bigint")
-            )
+            for table in ("video_stats_log", "stale_samples"):
+                await session.execute(text(f"ALTER TABLE {table} ADD COLUMN favorite_count bigint"))
     await format_1.ledger_of_its_time(db, vault)
     expected = {key: (*one, None) for key, one in format_1.expected().items()}
     archiver = Archiver(db, vault)
@@ -111,9 +110,14 @@ async def main(other_url: str, folder: Path) -> None:
     expected = {key: one for key, one in expected.items() if key[0] != "video-1"}
     assert await shown(db, vault) == expected, "erased"
 
+    stale = {**rows[1], "favorite_count": 5}
+    await record_samples(other, [parse_sample(stale, 0, FIRST)])
     rebuilt = await Archiver(other, vault).rebuild()
-    assert rebuilt.skipped == ()
+    assert (rebuilt.skipped, rebuilt.stale_rows) == ((), 1)
     assert await shown(other, vault) == expected, "rebuilt"
+    async with other.transaction() as session:
+        kept = await session.scalar(text("SELECT favorite_count FROM stale_samples"))
+    assert kept == 5, "what is older than the vault is kept aside"
     await other.close()
     await db.close()
     print("whole")
