@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.conftest import atlas
+from tests.integration.conftest import _program, atlas
 
-__all__ = ["atlas"]
+__all__ = ["_program", "atlas"]

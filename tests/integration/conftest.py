@@ -5,31 +5,31 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from atlas.db import Database
 from atlas.scheduling import Work
-from tests.support.cli import Run
+from tests.support.cli import Program, Run, program
 from tests.support.sql import execute
 
 
+@pytest.fixture(scope="session")
+def _program() -> Iterator[Program]:
+    with program() as made:
+        yield made
+
+
 @pytest.fixture
-def atlas(tmp_path: Path) -> Run:
+def atlas(_program: Program, tmp_path: Path) -> Run:
     """Runs ``atlas ARGS`` in ``tmp_path`` with the test's environment and what is given on top."""
 
     def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in {**os.environ, **variables}.items() if v is not None}
-        return subprocess.run(
-            [sys.executable, "-c", "from atlas.cli.main import main; main()", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            timeout=120,
-            check=False,
-        )
+        paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        return _program.run(list(arguments), environment | paths, tmp_path)
 
     return run
 
