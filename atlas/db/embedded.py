@@ -88,6 +88,8 @@ class _Use:
                     _remove_sockets(self.server.get_postmaster_info().socket_dir)
                 finally:
                     self.users.release_write_lock()
+            else:
+                self.users.release_read_lock()  # closes the file that the attempt opened
             # the wheel's own handler would come back at exit to a folder that may be gone
             self.server.cleanup()
             atexit.unregister(self.server._cleanup)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from sqlalchemy import text
@@ -64,7 +64,7 @@ async def test_a_connection_fails_alike_by_both_drivers(what: str, database_url:
     with pytest.raises(AtlasError) as theirs:
         ArrowConnection(await database.libpq_url())
     assert facts(ours.value) == facts(theirs.value)
-    where = host or "postgres"
+    where = host or parse_qs(parts.query)["host"][0]
     assert ("127.0.0.1:1" if what == "port" else where) in ours.value.message
     if what == "user":
         assert "sslmode=require" in str(ours.value)

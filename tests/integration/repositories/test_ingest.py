@@ -18,6 +18,7 @@ from atlas.errors import DatabaseError, InvalidInput
 from atlas.ingest import record_samples
 from atlas.repositories.base import CHUNK
 from atlas.repositories.hot.partitions import Partitions
+from atlas.tables.sample import KEY, SAMPLE_SQL
 from atlas.types import Sample
 from tests.support.sql import execute, fetch, scalar
 
@@ -26,7 +27,7 @@ COUNT = "SELECT count(*) FROM video_stats_log"
 
 
 async def stored(database: Database) -> list[tuple[Any, ...]]:
-    rows = await fetch(database, "SELECT * FROM video_stats_log ORDER BY video_id, timestamp")
+    rows = await fetch(database, f"SELECT {SAMPLE_SQL} FROM video_stats_log ORDER BY {', '.join(KEY)}")
     return [tuple(row.values()) for row in rows]
 
 
