@@ -162,8 +162,8 @@ class EpochBehind(Damaged):
     """The vault has been written by a newer history of this database than the one connected."""
 
     hint = (
-        "this database looks like an old copy or a restored backup; if it is the one to keep, "
-        "run `atlas vault adopt`"
+        "if this database was restored or promoted, run `atlas vault adopt`; if a copy of it used this "
+        "vault, stop the copy and run `atlas vault adopt --set-aside`"
     )
 
 

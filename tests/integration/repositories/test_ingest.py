@@ -27,7 +27,9 @@ COUNT = "SELECT count(*) FROM video_stats_log"
 
 
 async def stored(database: Database) -> list[tuple[Any, ...]]:
-    rows = await fetch(database, f"SELECT {SAMPLE_SQL} FROM video_stats_log ORDER BY {', '.join(KEY)}")
+    rows = await fetch(
+        database, f"SELECT {SAMPLE_SQL} FROM video_stats_log ORDER BY {', '.join(KEY)}"
+    )
     return [tuple(row.values()) for row in rows]
 
 

