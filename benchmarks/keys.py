@@ -22,7 +22,7 @@ from atlas.config import ApiKey, QuotaBucket, reset_settings
 from atlas.db import Database
 from atlas.errors import QuotaExhausted
 from atlas.keys import Accounts, HydraExecutor, KeyRing, pace
-from atlas.keys.sharing import Sharing
+from atlas.keys.accounting.sharing import Sharing
 from benchmarks.support import Result
 from tests.support.servers.quota_api import QuotaAPI, raise_as_agents_do
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from atlas.db import Database
-from atlas.db.migrations import upgrade
+from atlas.db.administration.migrations import upgrade
 from tests.support.servers import postgres
 
 

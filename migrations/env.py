@@ -10,7 +10,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from atlas.db import Database
-from atlas.db.migrations import RENAMED
+from atlas.db.administration.migrations import RENAMED
 from atlas.db.sql import identifier
 from atlas.models import Base
 

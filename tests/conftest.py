@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.config import Settings, reset_settings
 from atlas.db import Database
-from atlas.keys.sharing import forget_default
+from atlas.keys.accounting.sharing import forget_default
 from tests.support import ways
 from tests.support.logs import capturable, logging_restored
 from tests.support.servers import guard, postgres

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from atlas.config import reset_settings
 from atlas.db import Database
-from atlas.db.migrations import upgrade
+from atlas.db.administration.migrations import upgrade
 from atlas.events import EventBus
 
 EVENTS = 600

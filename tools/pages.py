@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 def logging_page() -> str:
     """docs/logging.md: what Atlas logs."""
-    from atlas.log_events import LOG_EVENTS
+    from atlas.logging.events import LOG_EVENTS
 
     rows = []
     for name, one in sorted(LOG_EVENTS.items()):
@@ -49,7 +49,7 @@ def events_page() -> str:
 
 
 def setting_names() -> str:
-    """atlas/setting_names.py: the variables' names as typed attributes of the settings."""
+    """atlas/config/names.py: the variables' names as typed attributes of the settings."""
     from atlas.config import Settings
 
     names = {**{field: field for field in Settings.model_fields}, "hf_dataset_id": "hf_repo_id"}
@@ -75,7 +75,7 @@ def annotation(kind: Any) -> str:
 
 #: File, and what makes its text.
 PAGES: dict[str, Callable[[], str]] = {
-    "atlas/setting_names.py": setting_names,
+    "atlas/config/names.py": setting_names,
     "ENV.example": configuration.example,
     "docs/api-reference.md": surface.page,
     "docs/configuration.md": configuration.page,

@@ -30,7 +30,7 @@ PUBLIC = {
     "atlas.events": "Events.",
     "atlas.notifications": "Discord.",
     "atlas.logging": "Logging of the command line.",
-    "atlas.log_events": "The names of logged events.",
+    "atlas.logging.events": "The names of logged events.",
 }
 
 

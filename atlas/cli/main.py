@@ -11,20 +11,16 @@ import typer
 from atlas.cli import failures
 from atlas.cli.commands import (
     archiving,
-    configuration,
-    database,
     demo,
-    doctor,
     endpoints,
-    errors,
     events,
-    health,
     importing,
     keys,
     reading,
     vault,
     work,
 )
+from atlas.cli.commands.operating import configuration, database, doctor, errors, health
 from atlas.cli.output import out
 from atlas.errors import ConfigurationError
 

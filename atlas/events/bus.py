@@ -17,18 +17,18 @@ from atlas import webhook_client
 from atlas.config import Settings, get_settings
 from atlas.errors import AtlasError, InvalidInput, Unavailable
 from atlas.events.after_commit import after_commit
-from atlas.events.deliverer import TIMEOUT, Deliverer
-from atlas.events.endpoints import Endpoints, default_endpoint
+from atlas.events.delivery.deliverer import TIMEOUT, Deliverer
+from atlas.events.delivery.endpoints import Endpoints, default_endpoint
+from atlas.events.delivery.senders import HttpSender, Notify, TargetHandler, message, resolve
+from atlas.events.delivery.signing import read_secrets
 from atlas.events.event import Event, make_event
 from atlas.events.handlers import Handler, Handlers
 from atlas.events.listening import POLL, Batch, listen
 from atlas.events.retention import Retained, retain
-from atlas.events.senders import HttpSender, Notify, TargetHandler, message, resolve
-from atlas.events.signing import read_secrets
 from atlas.logging import get_logger
-from atlas.repositories.event_deliveries import Delivery
-from atlas.repositories.event_endpoints import EventEndpoints
-from atlas.repositories.events import NO_PARTITION, Appended, EventLog, NewEvent, NotAppended
+from atlas.repositories.events.deliveries import Delivery
+from atlas.repositories.events.endpoints import EventEndpoints
+from atlas.repositories.events.log import NO_PARTITION, Appended, EventLog, NewEvent, NotAppended
 
 if TYPE_CHECKING:
     from atlas.db import Database

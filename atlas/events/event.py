@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from uuid_utils.compat import uuid7
 
 from atlas.errors import InvalidInput
-from atlas.repositories.events import NewEvent, RecordedEvent
+from atlas.repositories.events.log import NewEvent, RecordedEvent
 
 __all__ = ["MAX_PAYLOAD", "Event", "json_types", "make_event"]
 

@@ -13,7 +13,7 @@ from atlas.errors import AtlasError, ConfigurationError, InvalidInput
 from atlas.events.event import Event
 from atlas.events.patterns import check_pattern, to_regex
 from atlas.logging import get_logger
-from atlas.repositories.event_cursors import Cursor, EventCursors, Page
+from atlas.repositories.events.cursors import Cursor, EventCursors, Page
 
 if TYPE_CHECKING:
     from atlas.db import Database

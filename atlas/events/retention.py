@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from atlas.db.locks import gave_way, retry_when_locked
 from atlas.errors import AtlasError
-from atlas.events.router import ROUTER
+from atlas.events.delivery.router import ROUTER
 from atlas.logging import get_logger
-from atlas.repositories.events import Day, EventLog
+from atlas.repositories.events.log import Day, EventLog
 
 if TYPE_CHECKING:
     from atlas.events.bus import EventBus

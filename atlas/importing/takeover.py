@@ -16,7 +16,8 @@ from sqlalchemy import DateTime, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.config import get_settings
-from atlas.db import Database, migrations
+from atlas.db import Database
+from atlas.db.administration import migrations
 from atlas.db.sql import identifier
 from atlas.errors import ConfigurationError, Damaged
 from atlas.logging import get_logger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atlas.keys.accounts import Accounts, KeyStatus
+from atlas.keys.accounting.accounts import Accounts, KeyStatus
 from atlas.keys.executor import HydraExecutor, execute_youtube_request_async
 from atlas.keys.refusals import YouTubeAPIError
 from atlas.keys.ring import KeyRing

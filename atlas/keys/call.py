@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from atlas import retry
 from atlas.config import ApiKey, get_settings
-from atlas.keys.blocks import Block
-from atlas.keys.fingerprints import identify, mask
+from atlas.keys.accounting.blocks import Block
+from atlas.keys.accounting.fingerprints import identify, mask
 from atlas.keys.youtube import Action, Verdict
 from atlas.logging import get_logger
 

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
 
-from atlas.keys.accounts import Accounts
+from atlas.keys.accounting.accounts import Accounts
 
 __all__ = ["Callers"]
 

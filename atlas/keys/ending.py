@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
 from atlas.errors import QuotaExhausted
-from atlas.keys.accounts import Accounts
+from atlas.keys.accounting.accounts import Accounts
 from atlas.logging import get_logger
 from atlas.notifications import notifier
 from atlas.types import AlertLevel

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import aiohttp
 
 from atlas.config import ApiKey, get_settings
-from atlas.keys.accounts import ALL, Accounts
-from atlas.keys.fingerprints import identify
+from atlas.keys.accounting.accounts import ALL, Accounts
+from atlas.keys.accounting.fingerprints import identify
 from atlas.keys.refusals import YouTubeAPIError
 from atlas.keys.youtube import Action, judge
 from atlas.repositories.keys import KeyLedger

@@ -11,12 +11,13 @@ from typing import Self
 
 from pydantic import SecretStr
 
-from atlas.config import POOLS, ApiKey, Settings, add_key, get_settings
-from atlas.config import split_keys as split
+from atlas.config import ApiKey, Settings, get_settings
+from atlas.config.keys import POOLS, add_key
+from atlas.config.keys import split_keys as split
 from atlas.errors import AtlasError, ConfigurationError, NotFound, QuotaExhausted
-from atlas.keys.accounts import Accounts, KeyStatus
-from atlas.keys.fingerprints import identify
-from atlas.keys.sharing import default_accounts
+from atlas.keys.accounting.accounts import Accounts, KeyStatus
+from atlas.keys.accounting.fingerprints import identify
+from atlas.keys.accounting.sharing import default_accounts
 from atlas.logging import get_logger
 
 __all__ = ["KeyRing", "split"]

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.errors import InvalidInput
 from atlas.logging import get_logger
 from atlas.repositories.base import Repository, as_json, chunks
-from atlas.repositories.events import EventLog
+from atlas.repositories.events.log import EventLog
 
 log = get_logger(__name__)
 

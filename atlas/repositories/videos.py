@@ -22,9 +22,9 @@ from atlas.repositories.base import (
     on_conflict,
 )
 from atlas.repositories.channels import UPSERT_CHANNELS, checked_channels
-from atlas.repositories.digests import not_erased
 from atlas.repositories.hot.stats import INSERT_SAMPLES, RECORD_COLUMNS
 from atlas.repositories.leases import Leases, Queue, held, release
+from atlas.repositories.ledger.digests import not_erased
 from atlas.repositories.ring.pages import RingReader
 from atlas.types import Channel, Sample, Video, VideoStatus, check_id, utc
 

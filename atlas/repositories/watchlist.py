@@ -10,9 +10,9 @@ from datetime import datetime
 from sqlalchemy import ARRAY, Text, bindparam, text
 
 from atlas.repositories.base import Repository, as_json, chunks
-from atlas.repositories.digests import not_erased
 from atlas.repositories.hot.stats import COUNTER_COLUMNS, INSERT_SAMPLES
 from atlas.repositories.leases import Head, Leases, Queue, held, release
+from atlas.repositories.ledger.digests import not_erased
 from atlas.repositories.ring.page import KNOWN
 from atlas.repositories.ring.pages import RingReader
 from atlas.repositories.ring.parking import Parking

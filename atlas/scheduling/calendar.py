@@ -32,7 +32,7 @@ from atlas.repositories.ring.page import KNOWN
 from atlas.repositories.ring.pages import RingReader
 from atlas.repositories.ring.parking import Parked, Parking, Turn
 from atlas.repositories.ring.positions import positions_of
-from atlas.repositories.tracking_budget import TrackingBudget
+from atlas.repositories.ring.tracking_budget import TrackingBudget
 from atlas.repositories.watchlist import WatchlistReader
 from atlas.types import TrackingTier
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from atlas.db import Database
-from atlas.db.roles import Roles, apply
+from atlas.db.administration.roles import Roles, apply
 from atlas.reader import StatsReader
 from atlas.vault import Vault
 from tests.support.servers import pgbouncer, postgres

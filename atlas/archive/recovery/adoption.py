@@ -20,9 +20,9 @@ from atlas.archive.session import Steps
 from atlas.db import Database
 from atlas.errors import InvalidInput, WrongVault
 from atlas.logging import get_logger
-from atlas.repositories.digests import ErasedDigests, digest
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.ledger.adoption import LedgerAdoption
+from atlas.repositories.ledger.digests import ErasedDigests, digest
 from atlas.repositories.ledger.files import Control, LedgerReader
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
 from atlas.vault.offload import offload

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atlas.archive.export.samples import Bounds, read_back
-from atlas.repositories.digests import digest
 from atlas.repositories.ledger.adoption import FoundFile
+from atlas.repositories.ledger.digests import digest
 from atlas.repositories.ledger.files import FileFacts, NewFile
 from atlas.tables.fingerprint import Fingerprint, rows_fingerprint
 from atlas.tables.parquet import ROW_GROUP_ROWS, UNDECODABLE

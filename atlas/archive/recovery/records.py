@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from atlas.errors import CorruptObject, ObjectExists, VerificationFailed
 from atlas.logging import get_logger
-from atlas.repositories.digests import digest
+from atlas.repositories.ledger.digests import digest
 from atlas.types import ObjectStore
 
 T = TypeVar("T")

@@ -26,10 +26,10 @@ from atlas.archive.recovery.view import View, look
 from atlas.archive.session import Steps
 from atlas.errors import EpochBehind
 from atlas.logging import get_logger
-from atlas.repositories.digests import ErasedDigests
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.hot.stale import StaleSamples
 from atlas.repositories.ledger.adoption import FoundFile, LedgerAdoption
+from atlas.repositories.ledger.digests import ErasedDigests
 from atlas.repositories.ledger.files import FileRecord
 from atlas.types import ArchiveState, Dataset, Progress
 from atlas.vault.offload import offload

@@ -139,7 +139,8 @@ async def _fresh_database() -> Database:
     from sqlalchemy import text
     from sqlalchemy.engine import make_url
 
-    from atlas.db import Database, db, migrations
+    from atlas.db import Database, db
+    from atlas.db.administration import migrations
 
     engine = await db.engine()
     async with engine.connect() as connection:

@@ -13,7 +13,7 @@ from atlas.cli.output import answer, moment, number, out, run, table
 from atlas.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from atlas.repositories.event_endpoints import Endpoint
+    from atlas.repositories.events.endpoints import Endpoint
 
 endpoints = typer.Typer(no_args_is_help=True, help="Where events are delivered.")
 route = typer.Typer(no_args_is_help=True, help="Rules: which events go where.")
@@ -199,9 +199,9 @@ def explain(
     """Show each rule, whether it takes the event, and why."""
     from atlas.cli.commands.events import _uuid
     from atlas.db import db
-    from atlas.events.router import explain as explain_event
-    from atlas.repositories.event_endpoints import EventEndpoints
-    from atlas.repositories.events import EventLog
+    from atlas.events.delivery.router import explain as explain_event
+    from atlas.repositories.events.endpoints import EventEndpoints
+    from atlas.repositories.events.log import EventLog
 
     identifier = _uuid(event_id)
 

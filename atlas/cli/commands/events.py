@@ -16,8 +16,8 @@ from atlas.cli.output import answer, moment, number, out, run, table
 from atlas.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from atlas.events.deliverer import Deliverer
-    from atlas.repositories.events import RecordedEvent
+    from atlas.events.delivery.deliverer import Deliverer
+    from atlas.repositories.events.log import RecordedEvent
 
 app = typer.Typer(help="What happened, who listens, and where it is delivered.")
 
@@ -53,8 +53,8 @@ def show(
 ) -> None:
     """Show one event and its deliveries."""
     from atlas.db import db
-    from atlas.repositories.event_deliveries import EventDeliveries
-    from atlas.repositories.events import EventLog
+    from atlas.repositories.events.deliveries import EventDeliveries
+    from atlas.repositories.events.log import EventLog
 
     identifier = _uuid(event_id)
 
@@ -98,8 +98,8 @@ def replay(
     """Deliver events again, under the same webhook-id: by id, by time, or the dead letters of an endpoint."""
     from atlas.db import db
     from atlas.events.patterns import check_pattern, to_regex
-    from atlas.repositories.event_deliveries import EventDeliveries
-    from atlas.repositories.event_endpoints import EventEndpoints
+    from atlas.repositories.events.deliveries import EventDeliveries
+    from atlas.repositories.events.endpoints import EventEndpoints
 
     if not (event_ids or since or until or endpoint):
         raise InvalidInput("say what to replay", hint="name events, --since, --until or --endpoint")
@@ -159,7 +159,7 @@ def listen(
     """Print events as JSON lines; the next start under this name goes on where this one ended."""
     from atlas.db import db
     from atlas.events import events as bus
-    from atlas.repositories.event_cursors import EventCursors
+    from atlas.repositories.events.cursors import EventCursors
 
     first = _time(since)
 
@@ -204,8 +204,8 @@ def _show_recent(
     from atlas.db import db
     from atlas.events import events as bus
     from atlas.events.patterns import check_pattern, to_regex
-    from atlas.repositories.event_deliveries import EventDeliveries
-    from atlas.repositories.events import EventLog
+    from atlas.repositories.events.deliveries import EventDeliveries
+    from atlas.repositories.events.log import EventLog
 
     regex = to_regex([check_pattern(pattern)]) if pattern else None
 

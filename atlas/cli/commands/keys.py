@@ -101,7 +101,7 @@ def ask_api(json: bool = _JSON) -> None:
 
 async def _test() -> list[dict[str, Any]]:
     from atlas.config import get_settings
-    from atlas.keys.fingerprints import mask
+    from atlas.keys.accounting.fingerprints import mask
     from atlas.keys.probe import probe
 
     async with _known() as (accounts, _):

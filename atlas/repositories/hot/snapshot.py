@@ -21,9 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.db.arrow import ArrowConnection
 from atlas.db.sql import identifier, literal
 from atlas.parsing import parse_boundary
-from atlas.repositories.digests import Erased
 from atlas.repositories.erasure import FORGOTTEN, NOT_FORGOTTEN
 from atlas.repositories.hot.partitions import BOUNDS
+from atlas.repositories.ledger.digests import Erased
 from atlas.tables.sample import SAMPLE, SAMPLE_SQL
 from atlas.types import check_id
 

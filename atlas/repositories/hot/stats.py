@@ -14,8 +14,8 @@ from atlas.errors import InvalidInput
 from atlas.logging import get_logger
 from atlas.parsing import MAX_COUNTER
 from atlas.repositories.base import Repository, chunks
-from atlas.repositories.digests import ErasedDigests
 from atlas.repositories.erasure import FORGOTTEN
+from atlas.repositories.ledger.digests import ErasedDigests
 from atlas.tables.sample import COUNTERS, SAMPLE, SAMPLE_COLUMNS, SAMPLE_SQL
 from atlas.types import Sample, check_id, utc
 

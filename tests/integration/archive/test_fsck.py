@@ -67,7 +67,7 @@ async def test_clean_up_removes_only_what_the_ledger_calls_dead(
 async def test_clean_up_of_another_database_is_refused(
     archiver: Archiver, vault: LocalVault, tmp_path: Path, empty_database_url: str
 ) -> None:
-    from atlas.db import migrations
+    from atlas.db.administration import migrations
 
     copy_of_an_object(vault, "orphan", tmp_path)
     other = Database(empty_database_url)

@@ -15,7 +15,7 @@ import pytest
 
 from atlas.config import ApiKey
 from atlas.db import Database
-from atlas.keys.fingerprints import identify
+from atlas.keys.accounting.fingerprints import identify
 from atlas.repositories.keys import KeyLedger, Rest
 from tests.support.cli import Run
 from tests.support.servers.http import loopback_server

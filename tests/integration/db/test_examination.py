@@ -8,8 +8,8 @@ import pytest
 
 from atlas.config import reset_settings
 from atlas.db import Database
-from atlas.db.examination import examine_access, examine_pooler, examine_sessions
-from atlas.db.roles import Roles, apply
+from atlas.db.administration.examination import examine_access, examine_pooler, examine_sessions
+from atlas.db.administration.roles import Roles, apply
 from atlas.errors import ConfigurationError
 from atlas.ingest import record_samples
 from atlas.types import Sample

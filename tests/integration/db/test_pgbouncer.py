@@ -13,7 +13,7 @@ from atlas.adapters.maia import MaiaDAO
 from atlas.archive import Archiver
 from atlas.config import reset_settings
 from atlas.db import Database
-from atlas.db.migrations import upgrade
+from atlas.db.administration.migrations import upgrade
 from atlas.errors import LeaseLost
 from atlas.ingest import record_samples
 from atlas.janitor import Janitor

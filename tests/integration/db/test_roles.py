@@ -11,8 +11,9 @@ from sqlalchemy import text
 
 from atlas.adapters.maia import MaiaDAO
 from atlas.archive import Archiver
-from atlas.db import Database, migrations
-from atlas.db.roles import Roles, apply, grants
+from atlas.db import Database
+from atlas.db.administration import migrations
+from atlas.db.administration.roles import Roles, apply, grants
 from atlas.errors import ConfigurationError, DatabaseError
 from atlas.ingest import record_samples
 from atlas.janitor import Janitor

@@ -14,7 +14,8 @@ from atlas.adapters.maia import MaiaDAO
 from atlas.archive import Archiver
 from atlas.archive.fencing.lock import archiver_lock
 from atlas.config import reset_settings
-from atlas.db import Database, migrations, sessions
+from atlas.db import Database, sessions
+from atlas.db.administration import migrations
 from atlas.db.arrow import ArrowConnection
 from atlas.errors import ConfigurationError, DatabaseError, MigrationsPending
 from atlas.ingest import record_samples

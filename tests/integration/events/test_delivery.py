@@ -18,12 +18,13 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from atlas.config import Settings
 from atlas.db import Database
-from atlas.events import Event, EventBus, deliverer
-from atlas.events.deliverer import IN_A_ROW, SCHEDULE, Deliverer
-from atlas.events.router import route_page
-from atlas.events.windows import Window
-from atlas.repositories.event_deliveries import EventDeliveries, Outcome
-from atlas.repositories.event_endpoints import Endpoint
+from atlas.events import Event, EventBus
+from atlas.events.delivery import deliverer
+from atlas.events.delivery.deliverer import IN_A_ROW, SCHEDULE, Deliverer
+from atlas.events.delivery.router import route_page
+from atlas.events.delivery.windows import Window
+from atlas.repositories.events.deliveries import EventDeliveries, Outcome
+from atlas.repositories.events.endpoints import Endpoint
 from tests.support.servers.http import LoopbackServer, Reply, Request, loopback_server
 from tests.support.sql import execute, fetch, scalar
 

@@ -19,7 +19,7 @@ from atlas.config import Settings
 from atlas.db import Database
 from atlas.errors import DatabaseError, InvalidInput
 from atlas.events import Event, EventBus
-from atlas.repositories.events import EventLog, RecordedEvent
+from atlas.repositories.events.log import EventLog, RecordedEvent
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from atlas.config import Settings
 from atlas.db import Database
 from atlas.errors import InvalidInput
 from atlas.events import EventBus
-from atlas.events.router import ROUTER, explain, route_page
-from atlas.repositories.event_cursors import EventCursors
-from atlas.repositories.events import EventLog
+from atlas.events.delivery.router import ROUTER, explain, route_page
+from atlas.repositories.events.cursors import EventCursors
+from atlas.repositories.events.log import EventLog
 from tests.support.sql import execute, fetch, scalar
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from atlas.config import Settings
 from atlas.db import Database
 from atlas.events import Event, EventBus, bus, handlers
-from atlas.repositories import event_deliveries
+from atlas.repositories.events import deliveries
 from tests.support.sql import execute, scalar
 
 
@@ -175,7 +175,7 @@ async def test_a_claim_reads_by_the_index_however_many_wait(
     async with database.session() as session:
         rows = await session.scalars(
             text(
-                f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) {event_deliveries._CLAIM.format(limit=25)}"
+                f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) {deliveries._CLAIM.format(limit=25)}"
             ),
             values,
         )

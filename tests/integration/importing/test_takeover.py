@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from atlas.adapters.maia import MaiaDAO
-from atlas.db import Database, migrations
+from atlas.db import Database
+from atlas.db.administration import migrations
 from atlas.errors import ConfigurationError
 from atlas.importing import takeover
 from atlas.reader import StatsReader

@@ -14,7 +14,7 @@ from atlas.config import ApiKey, QuotaBucket
 from atlas.db import Database
 from atlas.errors import ConfigurationError, QuotaExhausted
 from atlas.keys import Accounts, HydraExecutor, KeyRing
-from atlas.keys.sharing import Sharing
+from atlas.keys.accounting.sharing import Sharing
 from tests.support.servers.quota_api import QuotaAPI, raise_as_agents_do
 from tests.support.sql import fetch
 

@@ -13,7 +13,8 @@ from sqlalchemy import text
 from atlas.adapters.maia import MaiaDAO
 from atlas.archive.maintenance.erasure import Erasure
 from atlas.config import reset_settings
-from atlas.db import Database, migrations
+from atlas.db import Database
+from atlas.db.administration import migrations
 from atlas.repositories.finished_videos import Doomed
 from atlas.repositories.ring.cohorts import Cohort, CohortReader, cohort_of
 from atlas.repositories.ring.pages import RingReader

@@ -29,7 +29,8 @@ import docker
 import pytest
 from docker.errors import DockerException
 
-from atlas.db import Database, embedded, migrations
+from atlas.db import Database, embedded
+from atlas.db.administration import migrations
 from atlas.db.url import translate_url
 from tests.support.servers import guard
 

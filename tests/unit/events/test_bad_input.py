@@ -10,7 +10,7 @@ import pytest
 
 from atlas import webhook_client
 from atlas.errors import InvalidInput
-from atlas.events.endpoints import check_endpoint
+from atlas.events.delivery.endpoints import check_endpoint
 from atlas.events.event import MAX_PAYLOAD, make_event
 from atlas.events.patterns import check_pattern, contains, to_regex
 

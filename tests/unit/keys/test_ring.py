@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from atlas.config import POOLS, ApiKey, reset_settings
+from atlas.config import ApiKey, reset_settings
+from atlas.config.keys import POOLS
 from atlas.errors import ConfigurationError, InvalidInput, NotFound, QuotaExhausted
 from atlas.keys import Accounts, KeyRing
 from atlas.keys.ring import split

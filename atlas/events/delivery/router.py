@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from atlas.events.patterns import contains, to_regex
-from atlas.repositories.event_cursors import EventCursors, Page
-from atlas.repositories.event_deliveries import EventDeliveries, Subscription
-from atlas.repositories.event_endpoints import Endpoint, EventEndpoints, Route
-from atlas.repositories.events import RecordedEvent
+from atlas.repositories.events.cursors import EventCursors, Page
+from atlas.repositories.events.deliveries import EventDeliveries, Subscription
+from atlas.repositories.events.endpoints import Endpoint, EventEndpoints, Route
+from atlas.repositories.events.log import RecordedEvent
 
 if TYPE_CHECKING:
     from atlas.db import Database

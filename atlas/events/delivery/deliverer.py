@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from atlas import webhook_client
 from atlas.errors import AtlasError, ConfigurationError
-from atlas.events.router import PAGE, route_page
-from atlas.events.senders import Notify, TargetHandler, Verdict, describe, make_sender
-from atlas.events.windows import Attempt, Window
+from atlas.events.delivery.router import PAGE, route_page
+from atlas.events.delivery.senders import Notify, TargetHandler, Verdict, describe, make_sender
+from atlas.events.delivery.windows import Attempt, Window
 from atlas.logging import get_logger
-from atlas.repositories.event_deliveries import Delivery, EventDeliveries, Outcome
-from atlas.repositories.event_endpoints import FIRST_PAUSE, Endpoint, EventEndpoints
+from atlas.repositories.events.deliveries import Delivery, EventDeliveries, Outcome
+from atlas.repositories.events.endpoints import FIRST_PAUSE, Endpoint, EventEndpoints
 from atlas.types import AlertChannel
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from atlas import webhook_client
 from atlas.config import Settings
 from atlas.errors import AtlasError, ConfigurationError, Unavailable
+from atlas.events.delivery.signing import read_secrets, signature_headers
 from atlas.events.event import Event
-from atlas.events.signing import read_secrets, signature_headers
 from atlas.logging import get_logger
-from atlas.repositories.event_deliveries import Delivery
-from atlas.repositories.event_endpoints import Endpoint
+from atlas.repositories.events.deliveries import Delivery
+from atlas.repositories.events.endpoints import Endpoint
 from atlas.types import AlertChannel
 
 __all__ = ["HttpSender", "Notify", "Sender", "Verdict", "make_sender", "message", "resolve"]

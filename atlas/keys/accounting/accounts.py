@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 from atlas.config import ApiKey, QuotaBucket, get_settings
 from atlas.errors import InvalidInput
-from atlas.keys.blocks import Blocks
+from atlas.keys.accounting.blocks import Blocks
+from atlas.keys.accounting.fingerprints import host_account, identify, mask
 from atlas.keys.breaker import Breakers
-from atlas.keys.fingerprints import host_account, identify, mask
 from atlas.keys.pace import Pace
 from atlas.keys.youtube import next_reset, pacific
 from atlas.repositories.keys import KeySnapshot, Rest, Usage
 from atlas.types import utc
 
 if TYPE_CHECKING:
-    from atlas.keys.sharing import Sharing
+    from atlas.keys.accounting.sharing import Sharing
 
 __all__ = ["ALL", "Accounts", "BucketStatus", "KeyStatus"]
 

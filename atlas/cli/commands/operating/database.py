@@ -22,7 +22,8 @@ def upgrade(
     json: bool = Json,
 ) -> None:
     """Bring the database to the newest schema (or REVISION)."""
-    from atlas.db import db, migrations
+    from atlas.db import db
+    from atlas.db.administration import migrations
 
     if take_over:
         _take_over(json)
@@ -73,7 +74,8 @@ def drop_old(
 @app.command()
 def current(json: bool = Json) -> None:
     """Say which revision the database is at."""
-    from atlas.db import db, migrations
+    from atlas.db import db
+    from atlas.db.administration import migrations
 
     revision = run(migrations.current(db))
     data = {"current": revision, "head": migrations.head()}
@@ -83,7 +85,8 @@ def current(json: bool = Json) -> None:
 @app.command()
 def check(json: bool = Json) -> None:
     """Fail (exit 2) unless the database is at the newest revision."""
-    from atlas.db import db, migrations
+    from atlas.db import db
+    from atlas.db.administration import migrations
 
     revision = run(migrations.check(db))
     answer(
@@ -103,9 +106,9 @@ def roles(
 ) -> None:
     """Print the SQL that gives each of three roles what it needs, or run it; repeatable."""
     from atlas.db import db
-    from atlas.db.roles import Roles
-    from atlas.db.roles import apply as run_grants
-    from atlas.db.roles import grants
+    from atlas.db.administration.roles import Roles
+    from atlas.db.administration.roles import apply as run_grants
+    from atlas.db.administration.roles import grants
 
     names = Roles(owner, worker, reader)
 

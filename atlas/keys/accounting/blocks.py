@@ -1,8 +1,8 @@
 """Units of quota that this process may spend without asking: blocks leased from the database.
 
 A block belongs to one project, bucket and Pacific day. `take` is called for each request and touches
-nothing but memory; a sharing (see `atlas.keys.sharing`) leases and settles. Without one, or while the
-database is away, every unit is granted and counted.
+nothing but memory; a sharing (see `atlas.keys.accounting.sharing`) leases and settles. Without one, or
+while the database is away, every unit is granted and counted.
 """
 
 from __future__ import annotations

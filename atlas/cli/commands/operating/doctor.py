@@ -111,27 +111,28 @@ async def _database() -> str:
 
 async def _pooler() -> str:
     from atlas.db import db
-    from atlas.db.examination import examine_pooler
+    from atlas.db.administration.examination import examine_pooler
 
     return await examine_pooler(db)
 
 
 async def _sessions() -> tuple[str, str]:
     from atlas.db import db
-    from atlas.db.examination import examine_sessions
+    from atlas.db.administration.examination import examine_sessions
 
     return await examine_sessions(db)
 
 
 async def _access() -> str:
     from atlas.db import db
-    from atlas.db.examination import examine_access
+    from atlas.db.administration.examination import examine_access
 
     return await examine_access(db)
 
 
 async def _migrations() -> str:
-    from atlas.db import db, migrations
+    from atlas.db import db
+    from atlas.db.administration import migrations
 
     return f"at {await migrations.check(db)}, the newest"
 
@@ -212,7 +213,8 @@ async def _metrics() -> str:
 
 
 async def _keys() -> str:
-    from atlas.config import POOLS, get_settings
+    from atlas.config import get_settings
+    from atlas.config.keys import POOLS
     from atlas.keys import KeyRing
 
     settings = get_settings()

@@ -36,7 +36,7 @@ RENAMED = {
 
 def folder() -> Path:
     """Where the revisions are. Raises `ConfigurationError` where they were not installed."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     for candidate in (package / "_migrations", package.parent / "migrations"):
         if (candidate / "env.py").is_file():
             return candidate

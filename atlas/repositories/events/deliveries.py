@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from atlas.repositories.event_cursors import Cursor
+from atlas.repositories.events.cursors import Cursor
 
 __all__ = ["Delivery", "DeliveryStatus", "EventDeliveries", "Outcome", "Subscription"]
 

@@ -1,7 +1,7 @@
 """Logging: events with facts as fields, on stdlib loggers under ``atlas``, silent until a program asks.
 
 A record's message is the event's name and its fields as text; handlers that keep fields apart find them
-in ``record.event`` and ``record.fields``. Every name is declared in `atlas.log_events`. A program that
+in ``record.event`` and ``record.fields``. Every name is declared in `atlas.logging.events`. A program that
 uses Atlas as a library configures the logger ``atlas`` as it does any other; `configure` is what the
 command line does for LOG_LEVEL and LOG_FORMAT.
 """

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from atlas import webhook_client
 from atlas.config import Settings
 from atlas.errors import InvalidInput
+from atlas.events.delivery.senders import resolve
+from atlas.events.delivery.signing import read_secrets
 from atlas.events.patterns import check_condition, check_pattern
-from atlas.events.senders import resolve
-from atlas.events.signing import read_secrets
 from atlas.logging import get_logger
-from atlas.repositories.event_deliveries import EventDeliveries
-from atlas.repositories.event_endpoints import Endpoint, EventEndpoints, NewEndpoint, Route
+from atlas.repositories.events.deliveries import EventDeliveries
+from atlas.repositories.events.endpoints import Endpoint, EventEndpoints, NewEndpoint, Route
 from atlas.types import AlertChannel
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from atlas.config import get_settings
 from atlas.db import Database
 from atlas.errors import AtlasError
 from atlas.events import bus_of
-from atlas.keys.accounts import Accounts
-from atlas.keys.blocks import Claim
+from atlas.keys.accounting.accounts import Accounts
+from atlas.keys.accounting.blocks import Claim
 from atlas.keys.breaker import LONGEST, OPEN_FOR, PROBE_SECONDS
 from atlas.logging import get_logger
 from atlas.repositories.keys import Grant, KeyLedger

@@ -7,9 +7,9 @@ import uuid
 from collections import deque
 from dataclasses import dataclass, field
 
-from atlas.events.senders import Sender
-from atlas.repositories.event_deliveries import CLAIM_LIMIT, Delivery
-from atlas.repositories.event_endpoints import Endpoint
+from atlas.events.delivery.senders import Sender
+from atlas.repositories.events.deliveries import CLAIM_LIMIT, Delivery
+from atlas.repositories.events.endpoints import Endpoint
 
 __all__ = ["Attempt", "Window"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from atlas.repositories.events import RecordedEvent
+from atlas.repositories.events.log import RecordedEvent
 
 __all__ = ["Cursor", "EventCursors", "Page"]
 

@@ -1,0 +1,1 @@
+"""The commands for whoever runs Atlas: settings, database, doctor, health, tracked errors."""

@@ -1,0 +1,1 @@
+"""What is done to a database by its owner: migrations, roles, and looking for wrong settings."""

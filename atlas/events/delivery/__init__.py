@@ -1,0 +1,1 @@
+"""Endpoints, the router that makes deliveries, and the worker that sends them."""

@@ -1,0 +1,1 @@
+"""The event log, its cursors, and what is delivered to endpoints."""
