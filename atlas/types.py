@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
+from typing import Any, BinaryIO, Protocol, Self, TypeAlias, runtime_checkable
 
 from atlas.errors import InvalidInput
 
@@ -16,6 +16,7 @@ __all__ = [
     "AlertChannel",
     "AlertLevel",
     "ArchiveState",
+    "Boundary",
     "Channel",
     "Dataset",
     "ObjectInfo",
@@ -31,6 +32,10 @@ __all__ = [
     "check_id",
     "utc",
 ]
+
+#: A moment that bounds a span: an aware datetime, a date (its midnight in UTC), or ISO 8601 text (UTC where
+#: it names no zone). Spans begin at ``since`` and end before ``until``.
+Boundary: TypeAlias = datetime | date | str
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -36,7 +36,7 @@ from atlas.logging import get_logger
 from atlas.parsing import parse_age, parse_boundary, parse_moment
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.ledger.files import LedgerReader
-from atlas.types import ObjectStore, Progress, check_id
+from atlas.types import Boundary, ObjectStore, Progress, check_id
 from atlas.vault import Vault, get_vault
 from atlas.vault.offload import offload
 
@@ -192,7 +192,7 @@ class Archiver:
         return report
 
     async def restore(
-        self, since: datetime, until: datetime, *, progress: Progress | None = None
+        self, since: Boundary, until: Boundary, *, progress: Progress | None = None
     ) -> RestoreReport:
         """Bring the cold samples of ``since <= timestamp < until`` back to PostgreSQL and keep them there.
 
@@ -214,7 +214,7 @@ class Archiver:
         return report
 
     async def release(
-        self, since: datetime | None = None, until: datetime | None = None
+        self, since: Boundary | None = None, until: Boundary | None = None
     ) -> ReleaseReport:
         """Let go of the restored spans that lie between ``since`` and ``until`` (default: all).
 

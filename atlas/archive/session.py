@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from atlas.archive.fencing.epoch import check_epoch
-from atlas.archive.recovery.records import condemn
+from atlas.archive.publishing import Publisher
 from atlas.db import Database
 from atlas.db.clock import Session
 from atlas.db.locks import retry_when_locked
@@ -20,6 +20,7 @@ from atlas.repositories.ledger.files import Control, FileFacts, FileRecord, Ledg
 from atlas.repositories.ledger.swap import Replacement
 from atlas.types import Dataset, ObjectStore
 from atlas.vault.offload import offload
+from atlas.vault.records import condemn
 
 log = get_logger(__name__)
 
@@ -43,6 +44,11 @@ class Steps:
         """The mark of this database's files."""
         assert self.control.owner is not None
         return self.control.owner
+
+    @property
+    def publisher(self) -> Publisher:
+        """What says in the vault which files count."""
+        return Publisher(self.database, self.store, self.control, self.fence)
 
     async def ledger(self, session: Session) -> LedgerWriter:
         """The ledger, after the fence was found unchanged in this transaction."""
@@ -159,11 +165,13 @@ class Steps:
 
         The only place where objects of data folders are deleted. Whoever adopts the vault swaps the epoch
         and then reads what is condemned: either it sees these keys, or they are not deleted. A crash in
-        between is made good by clean-up. Raises `EpochBehind`, `LeaseLost`.
+        between is made good by clean-up. Before, no manifest names them as live any more. Raises
+        `EpochBehind`, `LeaseLost`.
         """
         keys = [*(file.object_key for file in files), *gone]
         if not keys:
             return
+        await self.publisher.publish_before_deletion(keys)
         announcement = await offload(condemn, self.store, self.owner, keys)
         await check_epoch(self.store, self.control)
         # the announcement goes last

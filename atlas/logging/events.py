@@ -82,6 +82,17 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "calendar_waits": LogEvent(
         "info", "hint", "More slow videos are awake than workers claim: none is woken for now."
     ),
+    "cold_file_left_out": LogEvent(
+        "warning",
+        "key reason",
+        "An object among archived samples is not this database's, and a reader without the database left it "
+        "out.",
+    ),
+    "cold_look_repeated": LogEvent(
+        "debug",
+        "reason",
+        "The vault changed while a reader looked which files count; it looks again.",
+    ),
     "commit_answer_lost": LogEvent(
         "warning",
         "repo error",
@@ -341,6 +352,22 @@ LOG_EVENTS: dict[str, LogEvent] = {
     ),
     "leases_lost": LogEvent(
         "warning", "batch leases keys", "Leases ran out and belong to other workers now."
+    ),
+    "manifest_not_published": LogEvent(
+        "warning",
+        "error",
+        "Which files count could not be written into the vault; the next job writes it. Readers without the "
+        "database list files until then.",
+    ),
+    "manifest_published": LogEvent(
+        "debug",
+        "files settled",
+        "The vault says which files count, for readers without the database.",
+    ),
+    "manifest_unreadable": LogEvent(
+        "warning",
+        "key error",
+        "What the vault says of the files that count cannot be read; they are listed instead.",
     ),
     "marked_video_unknown": LogEvent(
         "warning", "video_id fact", "A fact was reported of a video that is not in the database."

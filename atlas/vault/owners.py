@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 
@@ -17,6 +18,11 @@ WRONG_VAULT_HINT = (
     "give this database a VAULT_PREFIX of its own; or, if it is that one, restored from a backup or new "
     "after a loss, run `atlas vault adopt`"
 )
+
+
+def digest(owner: uuid.UUID, video_id: str) -> bytes:
+    """The hash by which a forgotten id is known."""
+    return hashlib.sha256(f"{owner}:{video_id}".encode()).digest()
 
 
 def owner_of(store: ObjectStore) -> uuid.UUID | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow.dataset as ds
 
 from atlas.db import Database
-from atlas.reader import StatsReader
+from atlas.reader import SampleReader, StatsReader
 from atlas.types import Sample
 from atlas.vault import Vault
 
@@ -45,9 +46,14 @@ def as_written(rows: Iterable[Sample]) -> dict[Key, Counters]:
 
 async def visible(database: Database, vault: Vault) -> dict[Key, Counters]:
     """What the reader shows of both tiers; fails if it shows a sample twice."""
+    return await shown_by(StatsReader(database, vault))
+
+
+async def shown_by(reader: SampleReader, **chosen: Any) -> dict[Key, Counters]:
+    """What a reader shows of the samples that are ``chosen``; fails if it shows one twice."""
     shown: dict[Key, Counters] = {}
     rows = 0
-    async for batch in StatsReader(database, vault).scan():
+    async for batch in reader.scan(**chosen):
         rows += batch.num_rows
         for row in batch.to_pylist():
             key = (row["video_id"], row["timestamp"])

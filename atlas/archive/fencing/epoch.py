@@ -11,13 +11,13 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 
-from atlas.archive.fencing.marks import Mark, epoch_key, read_mark
 from atlas.archive.recovery.ownership import check_owner, claim_prefix
 from atlas.db import Database
 from atlas.errors import EpochBehind, WrongVault
 from atlas.repositories.ledger.control import ControlWriter
 from atlas.repositories.ledger.files import Control, LedgerReader
 from atlas.types import ObjectStore
+from atlas.vault.marks import Mark, epoch_key, read_mark
 from atlas.vault.offload import offload
 
 

@@ -27,7 +27,6 @@ from atlas.archive.maintenance.inputs import Input
 from atlas.archive.maintenance.rewrite import NotRewritten, record_file, rewrite
 from atlas.archive.recovery.forgotten import record_erasure
 from atlas.archive.recovery.ownership import SHARED_HINT, is_sole_owner
-from atlas.archive.recovery.records import BatchRecord, check_batch
 from atlas.archive.session import Steps, object_key
 from atlas.db.clock import clock
 from atlas.db.locks import retry_when_locked
@@ -45,6 +44,7 @@ from atlas.types import Dataset, ObjectStore, Progress
 from atlas.vault import Vault
 from atlas.vault.layout import flat_transcript_key, transcript_key, visuals_key
 from atlas.vault.offload import offload
+from atlas.vault.records import BatchRecord, check_batch
 from atlas.vault.temporary import workdir
 
 log = get_logger(__name__)

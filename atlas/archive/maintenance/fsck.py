@@ -11,7 +11,6 @@ from typing import BinaryIO
 import pyarrow.parquet as pq
 
 from atlas.archive.export.samples import read_back
-from atlas.archive.recovery.records import read_condemned
 from atlas.archive.session import Steps
 from atlas.logging import get_logger
 from atlas.reading.appended import appended_files
@@ -23,6 +22,7 @@ from atlas.tables.parquet import UNDECODABLE
 from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
 from atlas.vault.metrics import is_name_of_rows
 from atlas.vault.offload import offload
+from atlas.vault.records import read_condemned
 from atlas.vault.temporary import workdir
 
 log = get_logger(__name__)

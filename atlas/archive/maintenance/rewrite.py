@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from atlas.archive.export.samples import Bounds, file_sha256, verify_samples
 from atlas.archive.maintenance.inputs import Input, Source
-from atlas.archive.recovery.records import BatchRecord, batch_key, check_batch
 from atlas.archive.session import Steps, object_key
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.logging import get_logger
@@ -28,6 +27,7 @@ from atlas.tables.parquet import ROW_GROUP_ROWS, open_writer
 from atlas.tables.sample import SAMPLE_COLUMNS, STATS_SCHEMA, stated_in_footer
 from atlas.types import Dataset
 from atlas.vault.offload import offload
+from atlas.vault.records import BatchRecord, batch_key, check_batch
 from atlas.vault.temporary import workdir
 
 log = get_logger(__name__)

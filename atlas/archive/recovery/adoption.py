@@ -9,11 +9,9 @@ from datetime import UTC, datetime
 
 from atlas.archive.export.slices import Run
 from atlas.archive.fencing.epoch import read_control, record_adoption, swap_for_adoption
-from atlas.archive.fencing.marks import OtherSide, read_mark
 from atlas.archive.maintenance.fsck import stored
 from atlas.archive.recovery.examination import NOT_WHOLE, look_at
 from atlas.archive.recovery.ownership import claim_prefix
-from atlas.archive.recovery.records import read_batches, read_erasures
 from atlas.archive.recovery.taking import Adopting, Taken, replaced_keys, take_in
 from atlas.archive.recovery.view import View, look
 from atlas.archive.session import Steps
@@ -22,11 +20,13 @@ from atlas.errors import InvalidInput, WrongVault
 from atlas.logging import get_logger
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.ledger.adoption import LedgerAdoption
-from atlas.repositories.ledger.digests import ErasedDigests, digest
+from atlas.repositories.ledger.digests import ErasedDigests
 from atlas.repositories.ledger.files import Control, LedgerReader
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
+from atlas.vault.marks import OtherSide, read_mark
 from atlas.vault.offload import offload
-from atlas.vault.owners import owner_of, owners_of
+from atlas.vault.owners import digest, owner_of, owners_of
+from atlas.vault.records import read_batches, read_erasures
 
 log = get_logger(__name__)
 
@@ -87,6 +87,7 @@ async def adopt(
     # a sealed table is shown before any file: what is later in the files would not be seen
     await Run(steps, datetime.min.replace(tzinfo=UTC), None).finish_left()
     await record_adoption(database, control, fence)
+    await steps.publisher.publish_at_end()
     log.info("vault_adopted", files=taken.files, stale_rows=taken.stale_rows, epoch=control.epoch)
     return _report(taken, owner, control.epoch, None if other is None else other.side)
 

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from atlas.archive.export.samples import Bounds, read_back
 from atlas.repositories.ledger.adoption import FoundFile
-from atlas.repositories.ledger.digests import digest
 from atlas.repositories.ledger.files import FileFacts, NewFile
 from atlas.tables.fingerprint import Fingerprint, rows_fingerprint
 from atlas.tables.parquet import ROW_GROUP_ROWS, UNDECODABLE
 from atlas.tables.sample import stated_columns
 from atlas.types import Dataset, ObjectStore
+from atlas.vault.owners import digest
 
 #: What reading an object that is not whole, or not Atlas's, raises.
 NOT_WHOLE = (*UNDECODABLE, pa.ArrowException, EOFError, KeyError, ValueError)

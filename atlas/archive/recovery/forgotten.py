@@ -5,14 +5,15 @@ from __future__ import annotations
 import uuid
 
 from atlas.archive.recovery.examination import NOT_WHOLE, Sieve, ids_in
-from atlas.archive.recovery.records import erasure_record, put_erasure, read_erasures
 from atlas.archive.session import Steps
 from atlas.logging import get_logger
 from atlas.repositories.erasure import Erasure
-from atlas.repositories.ledger.digests import ErasedDigests, digest
+from atlas.repositories.ledger.digests import ErasedDigests
 from atlas.repositories.ledger.files import FileRecord
 from atlas.types import ArchiveState, Dataset, ObjectStore
 from atlas.vault.offload import offload
+from atlas.vault.owners import digest
+from atlas.vault.records import erasure_record, put_erasure, read_erasures
 
 log = get_logger(__name__)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from atlas.archive.fencing.epoch import advance_epoch
 from atlas.archive.fencing.lock import archiver_lock
-from atlas.archive.fencing.marks import Mark, epoch_key, read_mark
 from atlas.archive.recovery.ownership import claim_prefix
 from atlas.archive.recovery.taking import take_in
 from atlas.archive.session import Steps
@@ -21,6 +20,7 @@ from atlas.repositories.ledger.control import ControlWriter
 from atlas.repositories.ledger.files import Control, LedgerReader
 from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
 from atlas.vault import Vault
+from atlas.vault.marks import Mark, epoch_key, read_mark
 from atlas.vault.offload import offload
 from atlas.vault.owners import OWNER_KEY, owners_of
 from atlas.vault.temporary import workdir
@@ -28,7 +28,14 @@ from atlas.vault.temporary import workdir
 log = get_logger(__name__)
 
 #: What belongs to a place and not to the data: it is made anew.
-_OF_THE_PLACE = ("_atlas/epochs/", "_atlas/condemned/", "_atlas/doctor/", OWNER_KEY, "README.md")
+_OF_THE_PLACE = (
+    "_atlas/epochs/",
+    "_atlas/condemned/",
+    "_atlas/doctor/",
+    "_atlas/manifests/",
+    OWNER_KEY,
+    "README.md",
+)
 #: What never changes once it is written.
 _IMMUTABLE = tuple(f"{name}/" for name in ("_atlas", *Dataset))
 _BATCH_BYTES = 256 << 20
@@ -77,6 +84,7 @@ async def move_vault(
                 writer = ControlWriter(session)
                 await writer.check_fence(fence)
                 await writer.move_to(new.identity)
+            await Steps(database, new, control, fence).publisher.publish_at_end()
         await offload(_close, old, control.owner, new.identity)
     log.info("vault_moved", objects=copying.objects, target=new.identity)
     return MoveReport(

@@ -6,10 +6,10 @@ import json
 import uuid
 from collections.abc import Collection
 
-from atlas.archive.fencing.marks import read_mark
 from atlas.errors import WrongVault
 from atlas.repositories.ledger.files import Control
 from atlas.types import ObjectStore
+from atlas.vault.marks import read_mark
 from atlas.vault.owners import OWNER_KEY, WRONG_VAULT_HINT, owner_of, owners_with_epoch
 
 

@@ -21,7 +21,6 @@ from atlas.archive.recovery.examination import (
     whole,
 )
 from atlas.archive.recovery.forgotten import bar_recorded
-from atlas.archive.recovery.records import BatchRecord, read_batches
 from atlas.archive.recovery.view import View, look
 from atlas.archive.session import Steps
 from atlas.errors import EpochBehind
@@ -33,6 +32,7 @@ from atlas.repositories.ledger.digests import ErasedDigests
 from atlas.repositories.ledger.files import FileRecord
 from atlas.types import ArchiveState, Dataset, Progress
 from atlas.vault.offload import offload
+from atlas.vault.records import BatchRecord, read_batches
 from atlas.vault.temporary import workdir
 
 log = get_logger(__name__)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from atlas.archive.maintenance.fsck import stored
 from atlas.archive.recovery.examination import NOT_WHOLE, Footer, look_at
-from atlas.archive.recovery.records import read_condemned
 from atlas.db import Database
 from atlas.repositories.ledger.adoption import LedgerAdoption
 from atlas.repositories.ledger.files import OPEN_STATES, FileRecord, LedgerReader
 from atlas.types import ArchiveState, Dataset, ObjectStore
 from atlas.vault.offload import offload
+from atlas.vault.records import read_condemned
 
 _LOOKS_AT_ONCE = 8
 

@@ -25,7 +25,7 @@ from atlas.repositories.erasure import FORGOTTEN, NOT_FORGOTTEN
 from atlas.repositories.hot.partitions import BOUNDS
 from atlas.repositories.ledger.digests import Erased
 from atlas.tables.sample import SAMPLE, SAMPLE_SQL
-from atlas.types import check_id
+from atlas.types import Boundary, check_id
 
 #: Orders the tiers where one sample is in several: hot above sealed above cold, then the higher seq.
 HOT_PRIORITY = 1 << 62
@@ -61,7 +61,7 @@ class Selection:
 
     @classmethod
     def of(
-        cls, video_ids: Collection[str] | None, since: datetime | None, until: datetime | None
+        cls, video_ids: Collection[str] | None, since: Boundary | None, until: Boundary | None
     ) -> Selection:
         """A checked selection. Raises `InvalidInput` for a wrong id or a naive time."""
         if isinstance(video_ids, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.db.sql import identifier
 from atlas.repositories.erasure import FORGOTTEN, Erasure
-
-
-def digest(owner: uuid.UUID, video_id: str) -> bytes:
-    """The hash by which a forgotten id is known."""
-    return hashlib.sha256(f"{owner}:{video_id}".encode()).digest()
-
+from atlas.vault.owners import digest
 
 #: The same in SQL.
 _DIGEST = "sha256(convert_to((SELECT owner FROM archive_control) || ':' || {id}, 'UTF8'))"

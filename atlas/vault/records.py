@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from atlas.errors import CorruptObject, ObjectExists, VerificationFailed
 from atlas.logging import get_logger
-from atlas.repositories.ledger.digests import digest
 from atlas.types import ObjectStore
+from atlas.vault.owners import digest
 
 T = TypeVar("T")
 
