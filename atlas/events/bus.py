@@ -10,25 +10,22 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy.exc import StatementError
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from atlas import webhook_client
 from atlas.config import Settings, get_settings
+from atlas.db.clock import Session
 from atlas.errors import AtlasError, InvalidInput, Unavailable
 from atlas.events.after_commit import after_commit
 from atlas.events.delivery.deliverer import TIMEOUT, Deliverer
 from atlas.events.delivery.endpoints import Endpoints, default_endpoint
-from atlas.events.delivery.senders import HttpSender, Notify, TargetHandler, message, resolve
-from atlas.events.delivery.signing import read_secrets
+from atlas.events.delivery.senders import Notify, TargetHandler
+from atlas.events.delivery.settings_endpoint import check_default, send_unrecorded
 from atlas.events.event import Event, make_event
 from atlas.events.handlers import Handler, Handlers
 from atlas.events.listening import POLL, Batch, listen
+from atlas.events.recording import append_alone, append_within, describe
 from atlas.events.retention import Retained, retain
 from atlas.logging import get_logger
-from atlas.repositories.events.deliveries import Delivery
 from atlas.repositories.events.endpoints import EventEndpoints
-from atlas.repositories.events.log import NO_PARTITION, Appended, EventLog, NewEvent, NotAppended
+from atlas.repositories.events.log import Appended, NewEvent
 
 if TYPE_CHECKING:
     from atlas.db import Database
@@ -39,8 +36,6 @@ log = get_logger(__name__)
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
-#: Seconds that an emit outside of a session may take, whatever state PostgreSQL is in.
-EMIT_TIMEOUT = 5.0
 #: Seconds for which an emit waits for the handlers that could begin at once.
 HANDLER_WAIT = 0.04
 
@@ -124,7 +119,7 @@ class EventBus:
         entity_id: str | Mapping[str, Any] | None = None,
         payload: Mapping[str, Any] | None = None,
         *,
-        session: AsyncSession | None = None,
+        session: Session | None = None,
         wait: bool = False,
     ) -> None:
         """Record an event, tell the handlers, start its delivery. Raises cancellation only.
@@ -146,7 +141,7 @@ class EventBus:
         self,
         events: Iterable[Sequence[Any]],
         *,
-        session: AsyncSession | None = None,
+        session: Session | None = None,
         wait: bool = False,
     ) -> None:
         """`emit` for many, in one statement: tuples of type, entity and payload, the latter two optional.
@@ -166,16 +161,16 @@ class EventBus:
             if any(self._handlers.wanted(event.event_type) for event in made):
                 await self._handlers.attach()
             if session is None:
-                made = _recorded(made, await self._append_alone(rows))
+                made = _recorded(made, await append_alone(self.database, rows, self._spawn))
                 soon, all_ = self._dispatch(made)
                 if handled := all_ if wait else soon:
                     await asyncio.wait(handled, timeout=None if wait else HANDLER_WAIT)
             else:
-                made = _recorded(made, await self._append_within(session, rows))
+                made = _recorded(made, await append_within(self.database, session, rows))
                 after_commit(session, lambda: self._dispatch_all(made))
         except Exception as error:
             with contextlib.suppress(Exception):
-                log.error("event_emit_failed", error=_describe(error))
+                log.error("event_emit_failed", error=describe(error))
 
     def emit_soon(
         self,
@@ -247,55 +242,6 @@ class EventBus:
         """
         return await retain(self)
 
-    async def _append_within(
-        self, session: AsyncSession, rows: list[NewEvent]
-    ) -> list[Appended] | None:
-        try:
-            # on the connection: the session's own way would flush the caller's objects
-            with session.no_autoflush:
-                connection = await session.connection()
-            return await self._append(EventLog(connection), rows)
-        except Exception as error:
-            _log_unrecorded(error, rows)
-            return None
-
-    async def _append_alone(self, rows: list[NewEvent]) -> list[Appended] | None:
-        """Write in a transaction of their own, and let go of it when the time is over."""
-        drivers: list[Any] = []
-
-        async def write() -> list[Appended]:
-            async with self.database.autocommit() as session:
-                connection = await session.connection()
-                raw = await connection.get_raw_connection()
-                drivers.append(raw.driver_connection)
-                return await self._append(EventLog(connection), rows)
-
-        task = self._spawn(write())
-        try:
-            await asyncio.wait({task}, timeout=EMIT_TIMEOUT)
-            if not task.done():
-                raise Unavailable(f"PostgreSQL did not answer within {EMIT_TIMEOUT:.0f} s")
-            appended: list[Appended] = task.result()
-            return appended
-        except asyncio.CancelledError:
-            _let_go(task, drivers)
-            raise
-        except Exception as error:
-            _let_go(task, drivers)
-            _log_unrecorded(error, rows)
-            return None
-
-    async def _append(self, events: EventLog, rows: list[NewEvent]) -> list[Appended]:
-        try:
-            return await events.append(rows)
-        except NotAppended as error:
-            if error.sqlstate != NO_PARTITION:
-                raise
-        # not in the caller's transaction, which would hold its locks until it ends
-        async with asyncio.timeout(EMIT_TIMEOUT), self.database.transaction() as own:
-            await EventLog(own).ensure_days()
-        return await events.append(rows)
-
     async def _ensure_default(self, settings: Settings) -> None:
         """Make the endpoint of the settings, once: it takes events from then on."""
         if self._ensured is settings:
@@ -303,16 +249,16 @@ class EventBus:
         try:
             new = default_endpoint(settings)
             if new is not None:
-                _check_default(settings)
+                check_default(settings)
                 async with asyncio.timeout(2), self.database.transaction() as session:
                     await EventEndpoints(session).ensure(new)
             self._ensured = settings
         except (AtlasError, ValueError) as error:
             if not isinstance(error, Unavailable):
                 self._ensured = settings  # said once
-            log.error("event_endpoint_not_made", error=_describe(error))
+            log.error("event_endpoint_not_made", error=describe(error))
         except Exception as error:
-            log.error("event_endpoint_not_made", error=_describe(error))
+            log.error("event_endpoint_not_made", error=describe(error))
 
     def _dispatch(
         self, events: list[Event]
@@ -322,7 +268,7 @@ class EventBus:
         settings = self.settings
         if settings.event_bus_webhook_url is not None:
             if unrecorded := [event for event in events if event.seq is None]:
-                self._spawn(self._send_unrecorded(unrecorded))
+                self._spawn(send_unrecorded(settings, self.timeout, unrecorded))
             if len(unrecorded) < len(events):
                 self._start_delivery()
         return handled
@@ -331,7 +277,7 @@ class EventBus:
         try:
             self._dispatch(events)
         except Exception as error:
-            log.error("event_emit_failed", error=_describe(error))
+            log.error("event_emit_failed", error=describe(error))
 
     def _start_delivery(self) -> None:
         loop = asyncio.get_running_loop()
@@ -345,33 +291,9 @@ class EventBus:
                 self._delivering[loop] = False
                 await self.deliver_pending()
         except Exception as error:
-            log.error("event_delivery_stopped", error=_describe(error))
+            log.error("event_delivery_stopped", error=describe(error))
         finally:
             del self._delivering[loop]
-
-    async def _send_unrecorded(self, events: list[Event]) -> None:
-        """Once each: better than not at all while the database is away."""
-        try:
-            settings = self.settings
-            url = webhook_client.check_url(
-                resolve("env:EVENT_BUS_WEBHOOK_URL", settings) or "", "EVENT_BUS_WEBHOOK_URL"
-            )
-            keys = read_secrets(resolve("env:EVENT_BUS_WEBHOOK_SECRET", settings) or "")
-            allow = settings.event_bus_allow_private or settings.throwaway
-            new = default_endpoint(settings)
-            async with webhook_client.client(timeout=self.timeout, allow_private=allow) as client:
-                sender = HttpSender(client, url, keys, {})
-                for event in events:
-                    if new is None or not _wanted(event.event_type, new.patterns):
-                        continue
-                    verdict = await sender.post(str(event.id), message(_unrecorded(event)))
-                    log.warning(
-                        "event_sent_unrecorded",
-                        event_type=event.event_type,
-                        delivered=verdict.delivered,
-                    )
-        except Exception as error:
-            log.error("event_delivery_stopped", error=_describe(error))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -395,7 +317,7 @@ def _make(events: Iterable[Sequence[Any]]) -> tuple[list[Event], list[NewEvent]]
             event, row = make_event(event_type, entity_id, payload)
         except Exception as error:
             with contextlib.suppress(Exception):
-                log.error("event_emit_failed", error=_describe(error))
+                log.error("event_emit_failed", error=describe(error))
             continue
         made.append(event)
         rows.append(row)
@@ -409,54 +331,3 @@ def _recorded(events: list[Event], appended: list[Appended] | None) -> list[Even
         replace(event, seq=row.seq, created_at=row.created_at)
         for event, row in zip(events, appended, strict=True)
     ]
-
-
-def _unrecorded(event: Event) -> Delivery:
-    from datetime import UTC
-    from json import dumps
-    from uuid import UUID
-
-    payload = dumps(event.payload, ensure_ascii=False)
-    now = datetime.now(UTC)
-    return Delivery(
-        event.id, 0, now, 1, None, None, event.event_type, event.entity_id, payload, UUID(int=0)
-    )
-
-
-def _wanted(event_type: str, patterns: Iterable[str]) -> bool:
-    import fnmatch
-
-    return any(fnmatch.fnmatchcase(event_type, pattern) for pattern in patterns)
-
-
-def _check_default(settings: Settings) -> None:
-    """Say what is wrong with the settings' webhook now, and that it is not signed or not encrypted."""
-    url = webhook_client.check_url(
-        resolve("env:EVENT_BUS_WEBHOOK_URL", settings) or "", "EVENT_BUS_WEBHOOK_URL"
-    )
-    if not read_secrets(resolve("env:EVENT_BUS_WEBHOOK_SECRET", settings) or ""):
-        log.warning("event_webhook_unsigned", hint="set EVENT_BUS_WEBHOOK_SECRET")
-    if url.startswith("http://") and not settings.throwaway:
-        log.warning("event_webhook_unencrypted", hint="use https:// in EVENT_BUS_WEBHOOK_URL")
-
-
-def _let_go(task: asyncio.Task[Any], drivers: list[Any]) -> None:
-    """End a task that waits for PostgreSQL, without waiting for PostgreSQL."""
-    if task.done():
-        return
-    for driver in drivers:
-        with contextlib.suppress(Exception):
-            driver.terminate()
-    task.cancel()
-
-
-def _log_unrecorded(error: Exception, rows: Sequence[NewEvent]) -> None:
-    with contextlib.suppress(Exception):  # whatever is wrong with the log is nobody's trouble here
-        types = sorted({row.event_type for row in rows})
-        log.error("event_not_recorded", event_types=types, error=_describe(error))
-
-
-def _describe(error: Exception) -> str:
-    """What happened; SQLAlchemy's own text would repeat the statement with the payload."""
-    cause = error.orig if isinstance(error, StatementError) and error.orig else error
-    return f"{type(cause).__name__}: {cause}"

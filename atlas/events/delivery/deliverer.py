@@ -10,18 +10,18 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from atlas import webhook_client
 from atlas.errors import AtlasError, ConfigurationError
 from atlas.events.delivery.router import PAGE, route_page
 from atlas.events.delivery.senders import Notify, TargetHandler, Verdict, describe, make_sender
+from atlas.events.delivery.states import LONGEST_PAUSE, POLL, EndpointStates
 from atlas.events.delivery.windows import Attempt, Window
 from atlas.logging import get_logger
 from atlas.repositories.events.deliveries import Delivery, EventDeliveries, Outcome
-from atlas.repositories.events.endpoints import FIRST_PAUSE, Endpoint, EventEndpoints
-from atlas.types import AlertChannel
+from atlas.repositories.events.endpoints import Endpoint, EventEndpoints
 
 if TYPE_CHECKING:
     from atlas.events.bus import EventBus
@@ -40,10 +40,8 @@ FRESH = 8.0
 UNREPORTED = 2 * len(SCHEDULE)
 #: Failures in a row that pause an endpoint.
 IN_A_ROW = 5
-#: Seconds between looks at the log and at what is due, and between looks at the endpoints.
-POLL, REFRESH = 0.2, 0.5
-#: Longest pause after a failure of the database, in seconds.
-LONGEST_PAUSE = 5.0
+#: Seconds between looks at the endpoints.
+REFRESH = 0.5
 
 
 class Deliverer:
@@ -66,7 +64,7 @@ class Deliverer:
         self._windows: dict[int, Window] = {}
         self._outcomes: list[Outcome] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changes: set[asyncio.Task[None]] = set()
+        self._states = EndpointStates(bus, notify, self._is_ending, self._look_again)
         self._wake = asyncio.Event()
         self._stopping = False
         self._refreshed = -REFRESH
@@ -114,7 +112,7 @@ class Deliverer:
                 while not self._stopping:
                     self._wake.clear()
                     claimed = await self._turn(client)
-                    busy = self._tasks or self._changes or self._outcomes
+                    busy = self._tasks or self._states.pending or self._outcomes
                     if not claimed and not busy:
                         break
                     if not claimed and not self._outcomes:
@@ -186,7 +184,7 @@ class Deliverer:
         async with self.database.autocommit() as session:
             endpoints = await EventEndpoints(session).all()
         self._refreshed = time.monotonic()
-        if self._changes:
+        if self._states.pending:
             return  # the table is about to say what was decided here
         for endpoint in endpoints:
             window = self._windows.get(endpoint.id)
@@ -276,23 +274,23 @@ class Deliverer:
             self.delivered += 1
             self._outcomes.append(Outcome(delivery, delivered=True))
             if probe is not None:
-                self._change(self._resume(window))
+                self._states.resume(window.endpoint)
             return
         error = verdict.error or "failed"
         again = Outcome(delivery, wait=0.0, counted=False, error=error)
         if verdict.gone:
             self._outcomes.append(again)
             self._close(window)
-            self._change(self._disable(window, "it answered 410"))
+            self._states.disable(window.endpoint, "it answered 410")
         elif probe is not None:
             self._outcomes.append(again)
-            self._change(self._probe_failed(window, probe, verdict, error))
+            self._states.probe_failed(window.endpoint, probe, verdict, error)
         else:
             self._outcomes.append(self._retry(delivery, error, at_once=verdict.pause))
             window.failures += 1
             if not window.closed and (verdict.pause or window.failures >= IN_A_ROW):
                 self._close(window)
-                self._change(self._pause(window, verdict.retry_after, error))
+                self._states.pause(window.endpoint, verdict.retry_after, error)
 
     def _retry(self, delivery: Delivery, error: str, *, at_once: bool) -> Outcome:
         """The delivery's next attempt, or its end. An unwell endpoint is the pause's business: due
@@ -320,99 +318,12 @@ class Deliverer:
     def _release(self, delivery: Delivery) -> None:
         self._outcomes.append(Outcome(delivery, wait=0.0, counted=False))
 
-    def _change(self, work: Awaitable[None]) -> None:
-        """Record a change of an endpoint's state, however long the database takes."""
-        task = asyncio.ensure_future(work)
-        self._changes.add(task)
+    def _is_ending(self) -> bool:
+        return self._stopping or self._once
 
-        def done(task: asyncio.Task[None]) -> None:
-            self._changes.discard(task)
-            self._refreshed = -REFRESH
-            self._wake.set()
-
-        task.add_done_callback(done)
-
-    async def _retried(self, work: Callable[[Any], Awaitable[None]]) -> None:
-        pause = POLL
-        while True:
-            try:
-                async with self.database.transaction() as session:
-                    await work(session)
-                return
-            except (AtlasError, OSError) as error:
-                log.warning("event_endpoint_state_waits", error=describe(error))
-                if self._stopping or self._once:
-                    return  # the next deliverer learns it from the endpoint itself
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-
-    async def _pause(self, window: Window, seconds: float | None, reason: str) -> None:
-        endpoint = window.endpoint
-
-        async def work(session: Any) -> None:
-            wait = None if seconds is None else max(seconds, 1.0)
-            if await EventEndpoints(session).pause(endpoint.id, wait, reason):
-                log.warning("event_endpoint_paused", endpoint=endpoint.name, reason=reason)
-                facts = {"reason": reason, "seconds": wait or FIRST_PAUSE}
-                await self.bus.emit("endpoint.paused", endpoint.name, facts, session=session)
-
-        await self._retried(work)
-
-    async def _resume(self, window: Window) -> None:
-        endpoint = window.endpoint
-
-        async def work(session: Any) -> None:
-            paused = await EventEndpoints(session).resume(endpoint.id)
-            if paused is None:
-                return
-            # after one short pause what has failed by itself keeps its own schedule
-            due = 0
-            if paused > FIRST_PAUSE:
-                due = await EventDeliveries(session).make_due(endpoint.id)
-            log.info("event_endpoint_resumed", endpoint=endpoint.name, due=due)
-            await self.bus.emit("endpoint.resumed", endpoint.name, {"due": due}, session=session)
-
-        await self._retried(work)
-
-    async def _probe_failed(
-        self, window: Window, probe: uuid.UUID, verdict: Verdict, error: str
-    ) -> None:
-        endpoint = window.endpoint
-
-        async def work(session: Any) -> None:
-            wait = None if verdict.retry_after is None else max(verdict.retry_after, 1.0)
-            state = await EventEndpoints(session).probe_failed(endpoint.id, probe, wait, error)
-            if state == "disabled":
-                await self._tell_disabled(session, endpoint, f"failed for five days: {error}")
-
-        await self._retried(work)
-
-    async def _disable(self, window: Window, reason: str) -> None:
-        endpoint = window.endpoint
-
-        async def work(session: Any) -> None:
-            if await EventEndpoints(session).disable(endpoint.id, reason):
-                await self._tell_disabled(session, endpoint, reason)
-
-        await self._retried(work)
-
-    async def _tell_disabled(self, session: Any, endpoint: Endpoint, reason: str) -> None:
-        if self.notify is not None:
-            title = f"The webhook endpoint {endpoint.name} is disabled"
-            text = (
-                f"{reason}; its deliveries are held: atlas events endpoints enable {endpoint.name}"
-            )
-            task = asyncio.ensure_future(_told(self.notify, title, text))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        log.error(
-            "event_endpoint_disabled",
-            endpoint=endpoint.name,
-            reason=reason,
-            hint=f"mend it, then `atlas events endpoints enable {endpoint.name}`",
-        )
-        facts = {"reason": reason, "held": True}
-        await self.bus.emit("endpoint.disabled", endpoint.name, facts, session=session)
+    def _look_again(self) -> None:
+        self._refreshed = -REFRESH
+        self._wake.set()
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -425,17 +336,9 @@ class Deliverer:
         self._stopping = True
         while self._tasks:
             await asyncio.wait(self._tasks)
-        while self._changes:
-            await asyncio.wait(self._changes)
+        await self._states.finish()
         with contextlib.suppress(AtlasError, OSError):  # its leases run out
             await self._record()
-
-
-async def _told(notify: Notify, title: str, text: str) -> None:
-    try:
-        await notify(title, text, AlertChannel.OPS)
-    except Exception as error:
-        log.error("event_notification_failed", error=describe(error))
 
 
 def _shares(wants: list[int], left: int) -> list[int]:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from atlas.config import Settings
 from atlas.db import Database
-from atlas.events import Event, EventBus, bus, handlers
+from atlas.events import Event, EventBus, bus, handlers, recording
 from atlas.repositories.events import deliveries
 from tests.support.sql import execute, scalar
 
@@ -120,7 +120,7 @@ def test_what_waits_when_the_loop_ends_is_handled_then(database: Database) -> No
 async def test_a_server_that_does_not_answer_holds_an_emit_for_its_time_out_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bus, "EMIT_TIMEOUT", 0.2)
+    monkeypatch.setattr(recording, "EMIT_TIMEOUT", 0.2)
     held: list[asyncio.StreamWriter] = []
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,107 @@
+"""Writing events into the log, whatever state PostgreSQL and the caller's transaction are in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import StatementError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from atlas.errors import Unavailable
+from atlas.logging import get_logger
+from atlas.repositories.events.log import NO_PARTITION, Appended, EventLog, NewEvent, NotAppended
+
+if TYPE_CHECKING:
+    from atlas.db import Database
+
+__all__ = ["append_alone", "append_within", "describe"]
+
+log = get_logger(__name__)
+
+#: Seconds that an emit outside of a session may take, whatever state PostgreSQL is in.
+EMIT_TIMEOUT = 5.0
+
+
+async def append_within(
+    database: Database, session: AsyncSession, rows: list[NewEvent]
+) -> list[Appended] | None:
+    """Write in the caller's transaction; what fails is logged and undone alone, and None returned."""
+    try:
+        # on the connection: the session's own way would flush the caller's objects
+        with session.no_autoflush:
+            connection = await session.connection()
+        return await _append(database, EventLog(connection), rows)
+    except Exception as error:
+        _log_unrecorded(error, rows)
+        return None
+
+
+async def append_alone(
+    database: Database,
+    rows: list[NewEvent],
+    spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+) -> list[Appended] | None:
+    """Write in a transaction of their own, and let go of it when the time is over.
+
+    What fails is logged, and None returned.
+    """
+    drivers: list[Any] = []
+
+    async def write() -> list[Appended]:
+        async with database.autocommit() as session:
+            connection = await session.connection()
+            raw = await connection.get_raw_connection()
+            drivers.append(raw.driver_connection)
+            return await _append(database, EventLog(connection), rows)
+
+    task = spawn(write())
+    try:
+        await asyncio.wait({task}, timeout=EMIT_TIMEOUT)
+        if not task.done():
+            raise Unavailable(f"PostgreSQL did not answer within {EMIT_TIMEOUT:.0f} s")
+        appended: list[Appended] = task.result()
+        return appended
+    except asyncio.CancelledError:
+        _let_go(task, drivers)
+        raise
+    except Exception as error:
+        _let_go(task, drivers)
+        _log_unrecorded(error, rows)
+        return None
+
+
+async def _append(database: Database, events: EventLog, rows: list[NewEvent]) -> list[Appended]:
+    try:
+        return await events.append(rows)
+    except NotAppended as error:
+        if error.sqlstate != NO_PARTITION:
+            raise
+    # not in the caller's transaction, which would hold its locks until it ends
+    async with asyncio.timeout(EMIT_TIMEOUT), database.transaction() as own:
+        await EventLog(own).ensure_days()
+    return await events.append(rows)
+
+
+def _let_go(task: asyncio.Task[Any], drivers: list[Any]) -> None:
+    """End a task that waits for PostgreSQL, without waiting for PostgreSQL."""
+    if task.done():
+        return
+    for driver in drivers:
+        with contextlib.suppress(Exception):
+            driver.terminate()
+    task.cancel()
+
+
+def _log_unrecorded(error: Exception, rows: Sequence[NewEvent]) -> None:
+    with contextlib.suppress(Exception):  # whatever is wrong with the log is nobody's trouble here
+        types = sorted({row.event_type for row in rows})
+        log.error("event_not_recorded", event_types=types, error=describe(error))
+
+
+def describe(error: Exception) -> str:
+    """What happened; SQLAlchemy's own text would repeat the statement with the payload."""
+    cause = error.orig if isinstance(error, StatementError) and error.orig else error
+    return f"{type(cause).__name__}: {cause}"
