@@ -9,11 +9,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from atlas.config import get_settings
 from atlas.db.clock import Session
 from atlas.db.locks import retry_when_locked
 from atlas.errors import DatabaseError, DatabaseUnavailable
 from atlas.parsing import invalid, parse_counter, parse_moment
+from atlas.repositories.hot.bulk import BulkStats
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.stats import Stats
 from atlas.tables.sample import COUNTERS
@@ -22,7 +27,7 @@ from atlas.types import Sample
 if TYPE_CHECKING:
     from atlas.db import Database
 
-__all__ = ["AHEAD", "parse_sample", "record_samples", "with_partitions"]
+__all__ = ["AHEAD", "parse_sample", "record_samples", "record_table", "with_partitions"]
 
 T = TypeVar("T")
 
@@ -32,6 +37,9 @@ AHEAD = timedelta(days=1)
 #: Rounds of making the partitions of a batch before giving up; each one is lost only if an archiver
 #: takes a partition away between making and writing.
 ROUNDS = 6
+
+#: Partitions that one transaction of `record_table` writes to.
+PARTITIONS = 250
 
 #: check_violation; without a constraint's name it says that a row has no partition.
 _CHECK_VIOLATION = "23514"
@@ -70,6 +78,50 @@ async def record_samples(
             return written
 
     return await with_partitions(database, write, lambda: taken)
+
+
+async def record_table(database: Database, samples: pa.Table) -> int:
+    """`record_samples` for an Arrow table of different (video_id, timestamp), in several transactions.
+
+    Each holds the rows of at most `PARTITIONS` partitions, in order of time: a transaction locks every
+    partition that it touches, and a server has room for some thousands of locks. Returns how many rows were
+    written; those of forgotten videos are not.
+    """
+    if not samples.num_rows:
+        return 0
+    hours = get_settings().stats_partition_hours
+    width = hours * 3_600_000_000
+    ordered = samples.take(pc.sort_indices(samples, [("timestamp", "ascending")]))
+    slots = ordered["timestamp"].cast(pa.int64()).to_numpy() // width
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(slots)) + 1, [len(slots)]])
+    written = 0
+    for first in range(0, len(starts) - 1, PARTITIONS):
+        begin, end = starts[first], starts[min(first + PARTITIONS, len(starts) - 1)]
+        part = ordered.slice(begin, end - begin)
+        moments = part["timestamp"].take(
+            pa.array(starts[first : first + PARTITIONS][: len(starts) - 1 - first] - begin)
+        )
+        written += await _record_part(database, part, moments.to_pylist())
+    return written
+
+
+async def _record_part(database: Database, part: pa.Table, moments: Sequence[datetime]) -> int:
+    """Write rows in one transaction; ``moments`` has one of each partition."""
+    rows = part.take(pc.sort_indices(part, [("video_id", "ascending"), ("timestamp", "ascending")]))
+
+    @retry_when_locked
+    async def ensure() -> None:
+        async with database.transaction() as session:
+            await Partitions(session).ensure(moments, get_settings().stats_partition_hours)
+
+    @retry_when_locked
+    async def write() -> int:
+        async with database.transaction() as session:
+            stats = BulkStats(session)
+            return await stats.upsert_table(rows, latest=await stats.now() + AHEAD)
+
+    await ensure()
+    return await with_partitions(database, write, lambda: [Sample("-", one) for one in moments])
 
 
 async def with_partitions(

@@ -7,8 +7,6 @@ simulator's. Samples of a batch of 50 videos share one timestamp in microseconds
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
 import time
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from rich.table import Table
 
 from atlas.cli.simulator import Simulator
 from atlas.db import Database
-from atlas.importing.importer import Row, read_rows, resolve
+from atlas.importing.importer import Options, read_samples
 from atlas.tables.parquet import ROW_GROUP_ROWS, STATS_SCHEMA, open_writer
 from atlas.tables.sorting import sort_samples
 from benchmarks.support import Result
@@ -219,19 +217,15 @@ def _simulated(videos: int) -> pa.Table:
 
 def _real(path: Path) -> pa.Table:
     """Each video from its first to its last observation, hourly."""
-    observed: dict[str, dict[datetime, Row]] = {}
-    with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        layout = resolve(reader.fieldnames or [], {}, ("%d.%m",), 2017)
-        for row in read_rows(enumerate(reader), layout, latest=datetime.now(UTC)):
-            if isinstance(row, Row):
-                observed.setdefault(row.sample.video_id, {})[row.sample.timestamp] = row
+    observed: dict[str, dict[datetime, dict[str, Any]]] = {}
+    for row in read_samples([path], Options(year=2017)).to_pylist():
+        observed.setdefault(row["video_id"], {})[row["timestamp"]] = row
     hourly: dict[datetime, list[tuple[str, list[int | None]]]] = {}
     for video_id, rows in observed.items():
         days = sorted(rows)
         hours = np.arange(days[0].timestamp(), days[-1].timestamp() + 1, 3600)
         counters = [
-            _interpolated(hours, days, [getattr(rows[day].sample, name) for day in days])
+            _interpolated(hours, days, [rows[day][name] for day in days])
             for name in ("views", "likes", "comment_count")
         ]
         for at, *values in zip(hours, *counters, strict=True):

@@ -127,21 +127,24 @@ def confirm(question: str, *, yes: bool, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
-    """A progress bar on standard error, on a terminal only."""
+def progress(title: str, *, quiet: bool = False, in_bytes: bool = False) -> Iterator[Progress]:
+    """A progress bar on standard error, on a terminal only; ``in_bytes`` with MB/s and the time left."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total, what: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn
+    from rich import progress as bars
     from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    amount: tuple[bars.ProgressColumn, ...] = (
+        (bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn())
+        if in_bytes
+        else (bars.MofNCompleteColumn(), bars.TimeElapsedColumn())
+    )
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        *amount,
     )
     with Bar(*columns, console=err, transient=True) as bar:
         task = bar.add_task(title, total=None)

@@ -1,398 +1,371 @@
-"""Taking in exports of videos and counters: CSV, plain or gzip, as dirty as real ones are.
+"""Taking in exports of videos and counters, of any shape and as dirty as real ones are; see docs/import.md.
 
-Each row is good or bad. A good row becomes a channel, a video, a watchlist entry and a sample; a bad one a
-line of the report, with line number, field, value and reason. Nothing is guessed: what the formats do
-not say is bad.
+Every row is read before the first is understood (formats are decided from whole columns), and every row is
+understood before the first is written. All of it lies in temporary files: memory is bounded.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import hashlib
-import io
-import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+
+import pyarrow as pa
 
 from atlas.db import Database
 from atlas.db.clock import clock
-from atlas.errors import AtlasError, InvalidInput
-from atlas.ingest import AHEAD, record_samples
-from atlas.parsing import parse_counter
-from atlas.repositories.hot.stats import EARLIEST
-from atlas.repositories.videos import Videos
-from atlas.repositories.watchlist import NewEntry, Watchlist
-from atlas.scheduling import AgePolicy
-from atlas.types import Channel, Progress, Sample, Video
+from atlas.errors import InvalidInput
+from atlas.importing.columnar import read_parquet
+from atlas.importing.delimited import Head, read_delimited
+from atlas.importing.documents import is_json, values
+from atlas.importing.fields import FLAGS
+from atlas.importing.loading import Buckets, Distinct, Loaded, VideoLoader, distinct, load_samples
+from atlas.importing.options import Options
+from atlas.importing.payloads import records
+from atlas.importing.report import (
+    LEADING,
+    ImportReport,
+    ReportFile,
+    as_it_was,
+    check_place,
+)
+from atlas.importing.rows import SAMPLES, Fault, understand
+from atlas.importing.sources import NoTable, Source, broken_as_input, files_of, opened, total_size
+from atlas.importing.spool import LINE, SOURCE, Rows, Spool
+from atlas.importing.surveying import Group, Surveyed, survey
+from atlas.importing.text import Decoded, printable
+from atlas.ingest import AHEAD
+from atlas.reader import StatsReader
+from atlas.types import Progress
+from atlas.vault import Vault
+from atlas.vault.temporary import workdir
 
-#: Fields a column can be mapped to, with the headers that mean them where nothing is mapped.
-FIELDS: dict[str, tuple[str, ...]] = {
-    "video_id": ("video_id", "id"),
-    "timestamp": ("timestamp", "date", "trending_date", "collected_at"),
-    "title": ("title", "video_title"),
-    "channel_id": ("channel_id",),
-    "channel_title": ("channel_title", "channel", "channel_name"),
-    "category_id": ("category_id", "category"),
-    "tags": ("tags",),
-    "default_language": ("default_language", "language"),
-    "published_at": ("published_at", "publish_time", "publish_date", "published"),
-    "views": ("views", "view_count"),
-    "likes": ("likes", "like_count"),
-    "comment_count": ("comment_count", "comments", "comment_total"),
-}
+__all__ = ["ImportReport", "Options", "import_files", "read_samples"]
 
-#: Rows written at once: bounds memory, and what has to be repeated after a crash.
-_CHUNK = 5_000
-_VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
-_CHANNEL_ID = re.compile(r"UC[A-Za-z0-9_-]{22}")
-_HAS_YEAR = re.compile("%[YyGcxD]")
-_LOST_ZERO = re.compile(r"\d{1,2}\.\d")
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which column of the file holds which field, and how its dates are written."""
-
-    columns: Mapping[str, str]
-    date_formats: tuple[str, ...] = ()
-    year: int | None = None
+#: Notes on sources that are shown; a folder may have thousands.
+_NOTES = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A good row. ``line`` is where it begins in the file, counted from 1."""
+async def import_files(
+    database: Database,
+    paths: Sequence[Path],
+    options: Options | None = None,
+    *,
+    vault: Vault | None = None,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Import files, folders or standard input (``-``): videos, their channels and schedule, and samples.
 
-    line: int
-    video: Video
-    channel: Channel | None
-    sample: Sample
+    Can be repeated: what is there already is left as it is. Nothing is written before every row is
+    understood; a failure after that leaves whole batches. Raises `InvalidInput` for what is no table and for
+    what only a person can say, `AtlasError` where the report cannot be written, and `DatabaseError`.
+    """
+    options = options or Options()
+    async with database.transaction(read_only=True) as session:
+        latest = await clock(session) + AHEAD
+    with workdir("import") as folder:
+        job = Job(folder, paths, options, latest, progress or (lambda done, total, what: None))
+        await asyncio.to_thread(job.prepare)
+        if not job.report.good:
+            return job.report
+        await job.load(database, StatsReader(database, vault))
+        return job.report
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A bad row: the field that is wrong, what it holds and why that cannot be taken."""
-
-    line: int
-    field: str
-    value: str
-    reason: str
+def read_samples(paths: Sequence[Path], options: Options | None = None) -> pa.Table:
+    """The samples of files as an import would write them; nothing is written."""
+    with workdir("import") as folder:
+        made = dataclasses.replace(options or Options(), report=folder / "report.csv")
+        latest = datetime.now(UTC) + AHEAD
+        job = Job(folder, paths, made, latest, lambda done, total, what: None)
+        job.prepare()
+        return pa.concat_tables([SAMPLES.empty_table(), *job.samples])
 
 
 @dataclass(slots=True)
-class ImportReport:
-    """What an import did. ``good + bad == rows``; ``samples`` are distinct (video_id, timestamp)."""
+class _Reading:
+    """What has been read so far."""
 
-    rows: int = 0
-    good: int = 0
-    bad: int = 0
-    videos: int = 0
-    samples: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    rejected: str | None = None
+    spool: Spool
+    names: list[str] = field(default_factory=list)
+    groups: dict[int, Group] = field(default_factory=dict)
+    by_name: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    records: dict[str, Rows] = field(default_factory=dict)
 
-
-class _Bad(Exception):
-    """Raised while a row is read; becomes a `Rejected`."""
-
-    def __init__(self, column: str, value: object, reason: str) -> None:
-        super().__init__(reason)
-        self.column, self.value, self.reason = column, str(value), reason
+    def add(self, name: str, batch: pa.Table) -> None:
+        """Put a batch of a group into the spool."""
+        number = self.by_name.setdefault(name, len(self.by_name))
+        group = self.groups.setdefault(number, Group(name))
+        group.see(batch)
+        self.spool.add(batch, number)
 
 
-async def import_csv(
-    database: Database,
-    path: Path,
-    *,
-    columns: Mapping[str, str] | None = None,
-    date_formats: Sequence[str] = (),
-    year: int | None = None,
-    rejected: Path | None = None,
-    progress: Progress | None = None,
-) -> ImportReport:
-    """Import a file. ``columns`` maps fields (`FIELDS`) to headers; others are found by their names.
+class Job:
+    def __init__(
+        self,
+        folder: Path,
+        paths: Sequence[Path],
+        options: Options,
+        latest: datetime,
+        progress: Progress,
+    ) -> None:
+        self.report = ImportReport()
+        self.samples: Buckets
+        self._folder, self._options, self._latest = folder, options, latest
+        self._paths = paths
+        self._files = files_of(paths)
+        self._tell = progress
+        self._size = total_size(paths)
+        self._read_bytes = 0
+        self.facts = Spool(folder / "facts")
+        self._videos = Distinct(folder)
+        self._surveyed: Surveyed
+        if not self._files:
+            raise InvalidInput("there is no file to import", field="file")
+        first = "stdin" if str(paths[0]) == "-" else paths[0].resolve().name
+        self._place = options.report or Path(f"{first.removesuffix('.gz')}.rejected.csv")
 
-    ``date_formats`` are tried in order, as `datetime.strptime` reads them; none: ISO 8601. ``year``
-    completes those without one. A format ``%d.%m`` reads ``1.1`` as 1 October: as a decimal number
-    ``01.10`` loses its zeros, while January would be ``1.01``. ``rejected`` names the report file, made
-    if there is a bad row (default: ``<name>.rejected.csv`` in the working folder).
+    def prepare(self) -> None:
+        """Read and understand everything; nothing is written but the report."""
+        check_place(self._place, [one for one in self._files if str(one) != "-"])
+        reading = _Reading(Spool(self._folder / "rows"))
+        several = len(self._files) > 1
+        for path in self._files:
+            self._read(path, reading, lenient=several)
+        for name, rows in reading.records.items():
+            if rows.lines:
+                reading.add(name, rows.batch())
+        self.report.notes = reading.notes[:_NOTES]
+        if len(reading.notes) > _NOTES:
+            self.report.notes.append(f"and {len(reading.notes) - _NOTES} more files")
+        if not reading.groups:
+            raise InvalidInput(
+                "there is no row to import", field="file", hint="; ".join(self.report.notes) or None
+            )
+        self._surveyed = survey(reading.groups, lambda: reading.spool, self._options, self._latest)
+        self._describe(reading)
+        self._understand(reading)
 
-    Can be repeated: what is there is replaced by the same. A failure leaves whole chunks. Raises
-    `InvalidInput` for a wrong mapping or a file that is no CSV, and `DatabaseError`.
-    """
-    report = ImportReport()
-    seen: set[tuple[str, datetime]] = set()
-    videos: set[str] = set()
-    target = rejected or Path(f"{path.name.removesuffix('.gz')}.rejected.csv")
-    async with database.transaction(read_only=True) as session:
-        now = await clock(session)
-    with _opened(path) as (header, lines, size, position), _ReportFile(target) as bad_rows:
-        layout = resolve(header, columns or {}, date_formats, year)
-        pending: list[Row] = []
+    # --- reading
 
-        async def flush() -> None:
-            await _write(database, pending)
-            seen.update((row.sample.video_id, row.sample.timestamp) for row in pending)
-            videos.update(row.video.id for row in pending)
-            report.good += len(pending)
-            pending.clear()
-            if progress is not None:
-                progress(position(), size, f"{report.rows:,} rows")
+    def _read(self, path: Path, reading: _Reading, *, lenient: bool) -> None:
+        try:
+            with opened(path, self._count(reading), lenient=lenient) as sources:
+                for source in sources:
+                    try:
+                        self._read_source(source, reading)
+                    except NoTable as error:
+                        if not source.lenient:
+                            raise
+                        reading.notes.append(f"left out: {error.message}")
+        except NoTable as error:
+            if not lenient:
+                raise
+            reading.notes.append(f"left out: {error.message}")
 
-        for row in read_rows(lines, layout, latest=now + AHEAD):
-            report.rows += 1
-            if isinstance(row, Rejected):
-                report.bad += 1
-                report.reasons[row.reason] = report.reasons.get(row.reason, 0) + 1
-                bad_rows.add(row)
+    def _count(self, reading: _Reading) -> Callable[[int], None]:
+        def count(read: int) -> None:
+            self._read_bytes += read
+            self._tell(self._read_bytes, self._size, f"reading, {reading.spool.rows:,} rows")
+
+        return count
+
+    def _read_source(self, source: Source, reading: _Reading) -> None:
+        number = len(reading.names)
+        reading.names.append(source.name)
+        if source.refused is not None:
+            raise source.refused
+        head = source.head()
+        with broken_as_input(source.name):
+            if head.startswith(b"PAR1"):
+                for batch in read_parquet(source.content, number):
+                    reading.add(",".join(batch.column_names), batch)
+                reading.notes.append(f"{printable(source.name)}: Parquet")
+                return
+            text = Decoded(source.content, self._options.encoding)
+            blocks = iter(text)
+            first = next((block for block in blocks if block.strip()), "")
+            if not first:
+                raise NoTable(
+                    f"{printable(source.name)} has no text", field="file", value=source.name
+                )
+            chained = itertools.chain((first,), blocks)
+            if is_json(first):
+                self._read_json(chained, number, reading)
+                shape = "JSON"
+            else:
+                shape = self._read_text(chained, number, reading)
+        reading.notes.append(f"{printable(source.name)}: {shape}, {text.encoding}")
+
+    def _read_json(self, blocks: Iterator[str], number: int, reading: _Reading) -> None:
+        for value in values(blocks):
+            if value.reason is not None:
+                rows = reading.records.setdefault("json", Rows())
+                rows.source = number
+                rows.broken(value.line, value.reason, [value.text])
                 continue
-            pending.append(row)
-            if len(pending) == _CHUNK:
-                await flush()
-        await flush()
-    report.videos, report.samples = len(videos), len(seen)
-    report.rejected = str(target) if report.bad else None
-    return report
+            for record in records(value.value):
+                name = "yt-dlp" if "extractor" in record.cells else "json"
+                rows = reading.records.setdefault(name, Rows())
+                rows.source = number
+                if record.reason is not None:
+                    rows.odd(value.line, record.cells, record.reason, skipped=record.skipped)
+                else:
+                    rows.add(value.line, record.cells)
+                if rows.is_full():
+                    reading.add(name, rows.batch())
 
-
-def resolve(
-    header: Sequence[str], columns: Mapping[str, str], date_formats: Sequence[str], year: int | None
-) -> Layout:
-    """The mapping of a file with this header. Raises `InvalidInput` for what cannot be."""
-    for name, column in columns.items():
-        if name not in FIELDS:
-            raise InvalidInput(
-                f"--map {name}={column}: there is no field {name}",
-                field="map",
-                value=name,
-                hint=f"fields: {', '.join(FIELDS)}",
-            )
-        if column not in header:
-            raise InvalidInput(
-                f"--map {name}={column}: the file has no column {column}",
-                field="map",
-                value=column,
-                hint=f"columns: {', '.join(header)}",
-            )
-    found = dict(columns)
-    for name, synonyms in FIELDS.items():
-        match = next((one for one in header if one.strip().lower() in synonyms), None)
-        if name not in found and match is not None and match not in found.values():
-            found[name] = match
-    for needed in ("video_id", "timestamp"):
-        if needed not in found:
-            raise InvalidInput(
-                f"no column for {needed}",
-                field=needed,
-                value=list(header),
-                hint=f"say which with --map {needed}=COLUMN; columns: {', '.join(header)}",
-            )
-    for one in date_formats:
-        if "%" not in one:
-            raise InvalidInput(f"--date-format {one} has no % code", field="date-format", value=one)
-        if year is None and not _HAS_YEAR.search(one):
-            raise InvalidInput(
-                f"--date-format {one} has no year",
-                field="date-format",
-                value=one,
-                hint="give --year",
-            )
-    return Layout(found, tuple(date_formats), year)
-
-
-def read_rows(
-    lines: Iterator[tuple[int, dict[str, str] | _Bad]], layout: Layout, *, latest: datetime
-) -> Iterator[Row | Rejected]:
-    """Every row of the file, in order, as good or bad."""
-    for line, cells in lines:
-        try:
-            if isinstance(cells, _Bad):
-                raise cells
-            yield _row(line, cells, layout, latest)
-        except _Bad as bad:
-            yield Rejected(line, bad.column, bad.value, bad.reason)
-
-
-def _row(line: int, cells: Mapping[str, str], layout: Layout, latest: datetime) -> Row:
-    def cell(name: str) -> str:
-        return cells.get(layout.columns.get(name, ""), "").strip()
-
-    def bad(name: str, reason: str) -> _Bad:
-        return _Bad(layout.columns.get(name, name), cell(name), reason)
-
-    video_id = cell("video_id")
-    if not _VIDEO_ID.fullmatch(video_id):
-        raise bad("video_id", "not a YouTube video id (11 of A-Z a-z 0-9 _ -)")
-    try:
-        moment = parse_date(cell("timestamp"), layout.date_formats, layout.year)
-    except ValueError as error:
-        raise bad("timestamp", str(error)) from error
-    if not EARLIEST <= moment <= latest:
-        raise bad("timestamp", "lies before 1970 or more than a day ahead of the database's clock")
-    try:
-        published = parse_date(cell("published_at"), (), None) if cell("published_at") else None
-    except ValueError as error:
-        raise bad("published_at", str(error)) from error
-    counters = {}
-    for name in ("views", "likes", "comment_count"):
-        try:
-            counters[name] = parse_counter(cell(name) or None, field=name)
-        except InvalidInput as error:
-            raise bad(name, "not a counter (a whole number, 0 or more)") from error
-    channel = _channel(cell("channel_id"), cell("channel_title"), bad)
-    video = Video(
-        id=video_id,
-        title=cell("title") or video_id,
-        channel_id=channel.id if channel else None,
-        published_at=published,
-        tags=tuple(one for one in cell("tags").split("|") if one) or None,
-        category_id=cell("category_id") or None,
-        default_language=cell("default_language") or None,
-    )
-    return Row(line, video, channel, Sample(video_id, moment, **counters))
-
-
-def _channel(channel_id: str, title: str, bad: Callable[[str, str], _Bad]) -> Channel | None:
-    if channel_id:
-        if not _CHANNEL_ID.fullmatch(channel_id):
-            raise bad("channel_id", "not a YouTube channel id (UC and 22 more)")
-        return Channel(channel_id, title or channel_id)
-    return Channel(derived_channel_id(title), title) if title else None
-
-
-def derived_channel_id(title: str) -> str:
-    """A stable id for a channel known by its title only; never the shape of a real one."""
-    return f"name-{hashlib.sha256(title.encode()).hexdigest()[:20]}"
-
-
-def parse_date(value: str, formats: Sequence[str], year: int | None) -> datetime:
-    """The moment that ``value`` names, in UTC where it says no zone. Raises ValueError with the reason."""
-    if not formats:
-        try:
-            return _in_utc(datetime.fromisoformat(value))
-        except ValueError:
-            raise ValueError(
-                "not an ISO 8601 date; say how it is written with --date-format"
-            ) from None
-    for one in formats:
-        written = f"{value}0" if one == "%d.%m" and _LOST_ZERO.fullmatch(value) else value
-        if not _HAS_YEAR.search(one):
-            written, one = f"{written} {year}", f"{one} %Y"
-        with suppress(ValueError):
-            return _in_utc(datetime.strptime(written, one))
-    raise ValueError(f"does not fit the date format {' or '.join(formats)}")
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-
-
-async def _write(database: Database, rows: Sequence[Row]) -> None:
-    """One chunk; whatever is there already is replaced by the same."""
-    if not rows:
-        return
-    await record_samples(database, [row.sample for row in rows])
-    policy = AgePolicy()
-    entries: dict[str, NewEntry] = {}
-    async with database.transaction() as session:
-        videos = Videos(session)
-        await videos.upsert(
-            [row.video for row in rows],
-            list({row.channel.id: row.channel for row in rows if row.channel}.values()),
+    def _read_text(self, blocks: Iterator[str], number: int, reading: _Reading) -> str:
+        heads: list[Head] = []
+        batches = read_delimited(
+            blocks,
+            delimiter=self._options.delimiter,
+            columns=self._options.columns,
+            found=heads.append,
+            source=number,
         )
-        now = await videos.now()
-        for row in rows:
-            # a video is at least as old as its first sample here
-            born = row.video.published_at or row.sample.timestamp
-            entries.setdefault(
-                row.video.id,
-                NewEntry(row.video.id, policy.tier(born, now), published_at=row.video.published_at),
-            )
-        await Watchlist(session).add(entries.values())
+        for batch in batches:
+            is_report = heads[0].header[:4] == LEADING
+            if is_report:
+                batch = as_it_was(batch)
+            reading.add("\0".join(map(str, (*heads[0].header, is_report))), batch)
+        (head,) = heads
+        return f"text, {head.dialect.described()}"
 
+    # --- understanding
 
-class _ReportFile:
-    """The report of bad rows; there is no file as long as there is no bad row."""
+    def _describe(self, reading: _Reading) -> None:
+        ignored: dict[str, None] = {}
+        for number in reading.groups:
+            mapping = self._surveyed.plans[number].mapping
+            used = {
+                field: printable(column)
+                for field, column in mapping.columns.items()
+                if field not in FLAGS
+            }
+            if used not in self.report.mapping:
+                self.report.mapping.append(used)
+            ignored.update(dict.fromkeys(printable(one)[:80] for one in mapping.ignored))
+        self.report.ignored = list(ignored)[:200]
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: IO[str] | None = None
-        self._writer: Any = None
-
-    def __enter__(self) -> _ReportFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, row: Rejected) -> None:
-        """Write one line."""
+    def _understand(self, reading: _Reading) -> None:
+        header = list(
+            dict.fromkeys(one for group in reading.groups.values() for one in group.header)
+        )
+        bad_rows = ReportFile(self._place, header, with_file=len(reading.names) > 1)
+        self.samples = Buckets(self._folder, reading.spool.rows, self._surveyed.moments)
+        kept = False
         try:
-            if self._file is None:
-                self._file = self.path.open("w", newline="", encoding="utf-8")
-                self._writer = csv.writer(self._file)
-                self._writer.writerow(("line", "field", "value", "reason"))
-            self._writer.writerow((row.line, row.field, row.value, row.reason))
-        except OSError as error:
-            raise AtlasError(
-                f"cannot write the report {self.path}: {error.strerror}",
-                hint="give another place with --report",
-            ) from error
-
-
-Lines = Iterator[tuple[int, "dict[str, str] | _Bad"]]
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[str], Lines, int, Callable[[], int]]]:
-    """The file's header, its rows, its size in bytes, and how far it has been read."""
-    try:
-        with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            binary: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
-            with io.TextIOWrapper(
-                binary, encoding="utf-8-sig", errors="surrogateescape", newline=""
-            ) as content:
-                reader = csv.reader(content)
-                header = [name.strip() for name in next(reader, [])]
-                if not any(header):
-                    raise InvalidInput(f"{path} is empty", field="file", value=str(path))
-                yield header, _lines(reader, header), path.stat().st_size, raw.tell
-    except (OSError, EOFError, csv.Error, zlib.error) as error:
-        raise InvalidInput(f"cannot read {path}: {error}", field="file", value=str(path)) from error
-
-
-def _lines(reader: Any, header: list[str]) -> Lines:
-    """Each row with the line it begins at; a broken one as `_Bad`."""
-    line = reader.line_num + 1
-    for values in reader:
-        begins, line = line, reader.line_num + 1
-        if not values:
-            continue
-        if len(values) != len(header):
-            reason = f"{len(values)} cells, the header has {len(header)}"
-            yield begins, _Bad("row", ascii(",".join(values))[:80], reason)
-        elif any(_broken(value) for value in values):
-            yield begins, _Bad(
-                "row", ascii(",".join(values))[:80], "bytes that are no text in UTF-8"
+            for number, batch in reading.spool:
+                self._understand_batch(batch, number, bad_rows, header, reading.names)
+            kept = True
+        finally:
+            if bad_rows.close(keep=kept):
+                self.report.rejected = str(self._place)
+        self.report.videos = self._videos.total()
+        report, options = self.report, self._options
+        if not options.allows(report.bad, report.rows - report.skipped):
+            raise InvalidInput(
+                f"{report.bad:,} of {report.rows:,} rows are bad, more than --max-bad {options.max_bad}",
+                field="max-bad",
+                value=report.bad,
+                hint=f"nothing was imported; they are listed in {self._place}",
             )
-        else:
-            yield begins, dict(zip(header, values, strict=True))
 
+    def _understand_batch(
+        self,
+        batch: pa.Table,
+        number: int,
+        bad_rows: ReportFile,
+        header: list[str],
+        names: list[str],
+    ) -> None:
+        report = self.report
+        found = understand(batch, self._surveyed.plans[number])
+        report.rows += batch.num_rows
+        report.good += found.good
+        report.without_counters += found.good - found.samples.num_rows
+        self.samples.add(found.samples)
+        if found.facts.num_rows:
+            facts = distinct(found.facts)
+            self._videos.add(facts["video_id"])
+            self.facts.add(facts, number)
+        last_partial = -1
+        for fault in found.faults:
+            tally = {
+                "bad": report.reasons,
+                "partial": report.lost,
+                "skipped": report.skipped_reasons,
+            }
+            reasons = tally[fault.kind]
+            reason = (
+                f"{printable(fault.column)}: {fault.reason}"
+                if fault.kind == "partial"
+                else fault.reason
+            )
+            if reason in reasons or len(reasons) < 1000:
+                reasons[reason] = reasons.get(reason, 0) + 1
+            if fault.kind == "skipped":
+                report.skipped += 1
+                continue
+            if fault.kind == "bad":
+                report.bad += 1
+            elif fault.row != last_partial:
+                report.partial += 1
+            if fault.row != last_partial:
+                self._put(bad_rows, batch, fault, header, names)
+            last_partial = fault.row
+        self._tell(self._read_bytes, self._size, f"checking, {report.rows:,} rows")
 
-def _broken(value: str) -> bool:
-    """Whether PostgreSQL would refuse the text: a NUL, or what was not UTF-8 in the file."""
-    if value.isascii():
-        return "\0" in value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return True
-    return "\0" in value
+    def _put(
+        self,
+        bad_rows: ReportFile,
+        batch: pa.Table,
+        fault: Fault,
+        header: list[str],
+        names: list[str],
+    ) -> None:
+        row = {name: batch[name][fault.row].as_py() for name in batch.column_names}
+        reason = fault.reason
+        if fault.kind == "partial":
+            reason = f"imported without this field: {reason}"
+        name = names[row[SOURCE]]
+        cells = [row.get(one) for one in header]
+        bad_rows.add(row[LINE], fault.column, fault.value, reason, name, cells)
+
+    # --- loading
+
+    async def load(self, database: Database, reader: StatsReader) -> None:
+        """Write videos, then samples; what was written is in the report, whatever happens."""
+        rows, done = max(1, self.report.good), 0
+        size = self._size or self._read_bytes
+        counts = Loaded()
+
+        def tell(more: int, what: str) -> None:
+            nonlocal done
+            done += more
+            share = min(1.0, done / (2 * rows))
+            self._tell(int(size * share), size, f"{what}, {done:,} rows")
+
+        loader = VideoLoader(database)
+        for number, facts in self.facts:
+            await loader.load(facts, self._surveyed.plans[number].tag_separator)
+            tell(facts.num_rows, "loading videos")
+        done = rows
+        remarks = await load_samples(
+            database, reader, self.samples, counts, lambda more: tell(more, "loading samples")
+        )
+        report = self.report
+        report.notes += remarks
+        report.new, report.replaced, report.unchanged = (
+            counts.new,
+            counts.replaced,
+            counts.unchanged,
+        )
+        report.forgotten = counts.forgotten
+        report.samples = counts.new + counts.replaced + counts.unchanged

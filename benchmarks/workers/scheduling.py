@@ -6,8 +6,6 @@ the horizon's end; that of a policy is the mean over videos.
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from scipy.interpolate import PchipInterpolator
 
 from atlas.cli.simulator import Simulator
 from atlas.db import Database
-from atlas.importing.importer import Row, read_rows, resolve
+from atlas.importing.importer import Options, read_samples
 from atlas.scheduling import AgePolicy, Observation, Policy, Schedule, VelocityPolicy
 from atlas.scheduling.policies import INTERVALS, jittered
 from atlas.types import TrackingTier
@@ -178,14 +176,9 @@ def _real(path: Path) -> list[Video]:
     When they were uploaded is not in the data: a day before they were first seen.
     """
     observed: dict[str, dict[datetime, int]] = {}
-    with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        layout = resolve(reader.fieldnames or [], {}, ("%d.%m",), 2017)
-        for row in read_rows(enumerate(reader), layout, latest=datetime.now(UTC)):
-            if isinstance(row, Row) and row.sample.views is not None:
-                observed.setdefault(row.sample.video_id, {})[
-                    row.sample.timestamp
-                ] = row.sample.views
+    for row in read_samples([path], Options(year=2017)).to_pylist():
+        if row["views"] is not None:
+            observed.setdefault(row["video_id"], {})[row["timestamp"]] = row["views"]
     videos = []
     for days in observed.values():
         if len(days) < 5:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import os
 import re
 from datetime import UTC, datetime, timedelta
@@ -14,11 +15,20 @@ from sqlalchemy import text
 
 from atlas.archive import Archiver
 from atlas.db import Database
-from atlas.importing.importer import import_csv
+from atlas.importing.importer import Options, import_files
 from atlas.reader import StatsReader
 from atlas.vault import LocalVault
+from tests.support.cli import Run
 
-REAL = Path(__file__).parents[4] / "shared" / "data" / "youtube_trending_gb.csv.gz"
+REAL = next(
+    (
+        found
+        for folder in Path(__file__).parents
+        if (found := folder / "shared" / "data" / "youtube_trending_gb.csv.gz").exists()
+    ),
+    Path("nowhere"),
+)
+FORMAT = Options(date_formats=("%d.%m",), year=2017)
 needs_real_input = pytest.mark.skipif(
     not REAL.exists(), reason="the real export is not beside the checkout"
 )
@@ -52,7 +62,7 @@ async def test_the_real_export_is_counted_to_the_row_and_survives_the_archive(
     database: Database, tmp_path: Path
 ) -> None:
     rows, good = expected()
-    report = await import_csv(database, REAL, date_formats=["%d.%m"], year=2017)
+    report = await import_files(database, [REAL], FORMAT)
     assert report.rows == rows == report.good + report.bad
     assert report.samples == len(good)
     assert report.videos == len({video_id for video_id, _ in good})
@@ -94,25 +104,86 @@ async def test_the_real_export_is_counted_to_the_row_and_survives_the_archive(
 
 
 @needs_real_input
-async def test_importing_twice_changes_nothing(database: Database, tmp_path: Path) -> None:
-    first = await import_csv(database, REAL, date_formats=["%d.%m"], year=2017)
-    second = await import_csv(database, REAL, date_formats=["%d.%m"], year=2017)
-    assert first == second
+async def test_an_identical_import_rewrites_nothing_before_the_archive_and_after(
+    database: Database, tmp_path: Path
+) -> None:
+    vault = LocalVault(tmp_path / "vault")
+    asked = Options(year=2017)  # the whole column says the rest
+    first = await import_files(database, [REAL], asked, vault=vault)
+    assert (first.new, first.replaced, first.unchanged) == (first.samples, 0, 0)
+    again = await import_files(database, [REAL], asked, vault=vault)
+    assert (again.new, again.replaced, again.unchanged) == (0, 0, first.samples)
+    await Archiver(database, vault).run(timedelta(days=7))
+    cold = await import_files(database, [REAL], asked, vault=vault)
+    assert cold == again
     async with database.transaction() as session:
-        samples = await session.scalar(text("SELECT count(*) FROM video_stats_log"))
-    assert samples == first.samples
+        assert await session.scalar(text("SELECT count(*) FROM video_stats_log")) == 0
 
 
-async def test_the_last_row_of_a_repeated_sample_wins_across_chunks(
+async def test_a_later_export_replaces_what_it_knows_and_nothing_else(
+    database: Database, tmp_path: Path
+) -> None:
+    vault = LocalVault(tmp_path / "vault")
+
+    async def take(content: str) -> tuple[int, int, int]:
+        (tmp_path / "export.csv").write_text(content)
+        report = await import_files(database, [tmp_path / "export.csv"], vault=vault)
+        return report.new, report.replaced, report.unchanged
+
+    async def shown() -> list[tuple[int | None, ...]]:
+        history = await StatsReader(database, vault).history("jt2OHQh0HoQ")
+        return [(row["views"], row["likes"], row["comment_count"]) for row in history.to_pylist()]
+
+    line = "\njt2OHQh0HoQ,2026-01-0"
+    full = f"id,date,views,likes,comments{line}1,500,10,3{line}2,600,11,4\n"
+    assert await take(full) == (2, 0, 0)
+    assert await take(f"videoId,date,viewCount,mood{line}1,501,x{line}3,700,y\n") == (1, 1, 0)
+    assert await shown() == [(501, 10, 3), (600, 11, 4), (700, None, None)]
+    await Archiver(database, vault).run(timedelta(days=7))
+    assert await take(f"videoId,date,likeCount{line}1,10{line}2,12\n") == (0, 1, 1)
+    assert await take(f"videoId,date,title{line}1,A title\n") == (0, 0, 0)
+    assert await shown() == [(501, 10, 3), (600, 12, 4), (700, None, None)]
+
+
+async def test_the_last_row_of_a_repeated_sample_wins_wherever_it_stands(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atlas.importing.importer._CHUNK", 2)
+    monkeypatch.setattr("atlas.importing.spool.ROWS", 2)
+    monkeypatch.setattr("atlas.importing.loading.BUCKET", 2)
     path = tmp_path / "repeats.csv"
     lines = [f"jt2OHQh0HoQ,2026-01-0{1 + n % 2},{n}" for n in range(7)]
     path.write_text("\n".join(["id,date,views", *lines]))
-    report = await import_csv(database, path)
-    assert (report.rows, report.good, report.bad, report.samples) == (7, 7, 0, 2)
+    vault = LocalVault(tmp_path / "vault")
+    report = await import_files(database, [path], vault=vault)
+    assert (report.rows, report.good, report.bad, report.samples, report.new) == (7, 7, 0, 2, 2)
     assert report.rejected is None
     assert not [name for name in os.listdir(tmp_path) if name.endswith("rejected.csv")]
-    history = await StatsReader(database, LocalVault(tmp_path / "vault")).history("jt2OHQh0HoQ")
+    history = await StatsReader(database, vault).history("jt2OHQh0HoQ")
     assert history["views"].to_pylist() == [6, 5]
+
+
+async def test_a_long_history_needs_no_more_locks_than_a_server_has(
+    database: Database, tmp_path: Path
+) -> None:
+    first = datetime(2000, 1, 1, tzinfo=UTC)
+    days = [first + timedelta(days=n) for n in range(400)]
+    path = tmp_path / "history.csv"
+    path.write_text(
+        "\n".join(
+            ["id,date,views", *(f"jt2OHQh0HoQ,{day:%Y-%m-%d},{n}" for n, day in enumerate(days))]
+        )
+    )
+    report = await import_files(database, [path], vault=LocalVault(tmp_path / "vault"))
+    assert report.new == len(days)
+
+
+def test_by_command_nothing_good_is_a_failure_and_the_input_stays(
+    database: Database, atlas: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "export.csv"
+    path.write_text("id,date,views\n#NAME?,2026-01-01,5\n")
+    before = path.read_bytes()
+    done = atlas("import", "export.csv", "--report", "export.csv")
+    assert (done.returncode, path.read_bytes()) == (2, before), done.stderr
+    done = atlas("import", "export.csv", "--json")
+    assert (done.returncode, json.loads(done.stdout)["good"]) == (1, 0)
