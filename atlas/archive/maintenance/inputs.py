@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atlas.archive.export.samples import RUN_ROWS, Bounds, read_back
+from atlas.archive.session import Steps
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.reading.cold import as_scalar, conformed, open_cold
 from atlas.repositories.hot.snapshot import ColdFile, Selection
+from atlas.repositories.ledger.digests import Erased, ErasedDigests
 from atlas.repositories.ledger.files import FileFacts, FileRecord
 from atlas.repositories.ledger.swap import AppendedFile
 from atlas.tables.external_sort import encoded_runs, rechunked
@@ -26,6 +28,7 @@ from atlas.tables.sample import SAMPLE_COLUMNS, STATS_SCHEMA, stated_columns
 from atlas.tables.sorting import merge_sorted
 from atlas.types import ObjectInfo, ObjectStore
 from atlas.vault.layout import metrics_hour
+from atlas.vault.offload import offload
 
 _DAY = timedelta(days=1)
 
@@ -70,13 +73,22 @@ class Tally:
 
 
 class Source:
-    """The rows of cold files, fetched to this machine and checked, by UTC day."""
+    """The rows of cold files, fetched to this machine and checked, by UTC day.
+
+    Without those of ids that are ``excluded`` or ``erased``; ``met`` are the ids found of the latter.
+    """
 
     def __init__(
-        self, store: ObjectStore, inputs: Sequence[Input], excluded: frozenset[str], folder: Path
+        self,
+        store: ObjectStore,
+        inputs: Sequence[Input],
+        excluded: frozenset[str],
+        erased: Erased,
+        folder: Path,
     ) -> None:
         self._store, self._inputs, self._folder = store, inputs, folder
-        self._excluded = pa.array(sorted(excluded), pa.string())
+        self._excluded, self._erased = pa.array(sorted(excluded), pa.string()), erased
+        self.met = set[str]()
         self.tally = Tally()
         self.appended: list[AppendedFile] = []
         self.byte_size = 0
@@ -121,6 +133,7 @@ class Source:
                 self.tally.read.update(batch)
                 samples.update(batch)
                 bounds.see(batch)
+            self._meet(table)
             if len(self._excluded):
                 mask = pc.is_in(table["video_id"], value_set=self._excluded)
                 for batch in table.filter(mask).to_batches():
@@ -141,6 +154,15 @@ class Source:
             None,
             None,
         )
+
+    def _meet(self, table: pa.Table) -> None:
+        """Exclude the ids in there that are known to be forgotten by their hashes alone."""
+        if not self._erased.digests:
+            return
+        met = self._erased.among(pc.unique(table["video_id"]).to_pylist())
+        self.met.update(met)
+        both = {*self._excluded.to_pylist(), *met}
+        self._excluded = pa.array(sorted(both), pa.string())
 
     def sorted_rows(self, day: date) -> Iterator[pa.Table]:
         """The rows of one day in order, of each sample the one that counts, as whole row groups."""
@@ -187,6 +209,25 @@ class Source:
                     yield conformed(whole.read_row_group(group)).rename_columns(names)
         except UNDECODABLE as error:
             raise CorruptObject(f"{one.key} cannot be decoded: {error}", path=one.key) from error
+
+
+async def open_source(
+    steps: Steps, inputs: Sequence[Input], excluded: Collection[str], folder: Path
+) -> tuple[Source, list[date]]:
+    """Fetch and check the inputs; returns also the days that they hold rows of.
+
+    Ids in there that were known to be forgotten by their hashes alone are known by name from then on: the
+    next run does their erasure again.
+    """
+    async with steps.database.transaction(read_only=True) as session:
+        erased = Erased(steps.owner, await ErasedDigests(session).all())
+    source = Source(steps.store, inputs, frozenset(excluded), erased, folder)
+    days = await offload(source.open)
+    if source.met:
+        async with steps.database.transaction() as session:
+            await steps.ledger(session)
+            await ErasedDigests(session).met(source.met)
+    return source, days
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from atlas.archive.export.slices import Run
 from atlas.archive.maintenance.compaction import forgotten_ids
-from atlas.archive.maintenance.inputs import Input, Source
+from atlas.archive.maintenance.inputs import Input, open_source
 from atlas.archive.session import Steps
 from atlas.config import get_settings
-from atlas.db.clock import Session
+from atlas.db.clock import Session, clock
 from atlas.db.locks import retry_when_locked
 from atlas.errors import InvalidInput, VerificationFailed
 from atlas.logging import get_logger
@@ -116,10 +116,11 @@ async def _inputs(steps: Steps, span: Pin) -> list[Input]:
         ledger = LedgerReader(session)
         live = await ledger.live_files(Dataset.STATS)
         adopted = await ledger.keys(Dataset.METRICS)
+        now = await clock(session)
     appended = await offload(
         lambda: [
             file
-            for file in appended_files(steps.store, selection, adopted)
+            for file in appended_files(steps.store, selection, adopted, now)
             if why_left_out(steps.store, file) is None
         ]
     )
@@ -152,10 +153,10 @@ async def _samples(steps: Steps, inputs: list[Input], span: Pin) -> AsyncIterato
     since, until = as_scalar(span.since), as_scalar(span.until)
     async with steps.database.transaction(read_only=True) as session:
         # an erasure that died has barred ids whose rows still lie in files
-        forgotten = frozenset(await forgotten_ids(session))
+        forgotten = await forgotten_ids(session)
     with workdir() as folder:
-        source = Source(steps.store, inputs, forgotten, folder)
-        for day in await offload(source.open):
+        source, days = await open_source(steps, inputs, forgotten, folder)
+        for day in days:
             tables = source.sorted_rows(day)
             while (table := await offload(next, tables, None)) is not None:
                 inside = pc.and_(

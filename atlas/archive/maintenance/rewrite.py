@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from atlas.archive.export.samples import Bounds, file_sha256, verify_samples
-from atlas.archive.maintenance.inputs import Input, Source
+from atlas.archive.maintenance.inputs import Input, Source, open_source
 from atlas.archive.session import Steps, object_key
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.logging import get_logger
@@ -82,7 +82,7 @@ async def rewrite(
     excluded: Collection[str] = (),
 ) -> AsyncIterator[Rewritten | NotRewritten]:
     """Replace the inputs of each job by as few files as ``target_bytes`` allows, without the rows of
-    ``excluded`` ids.
+    ``excluded`` ids, nor of those that are known to be forgotten by their hashes.
 
     Of rows with the same (video_id, timestamp) the one with the highest ``seq`` is kept. An output
     holds rows of one UTC day, in order over all outputs of that day. Each job is replaced by itself or left
@@ -120,8 +120,7 @@ async def _prepared(
     """Write the outputs of a job to files on this machine."""
     batch_id = uuid.uuid4()
     with workdir() as fetched:
-        source = Source(steps.store, inputs, frozenset(excluded), fetched)
-        days = await offload(source.open)
+        source, days = await open_source(steps, inputs, excluded, fetched)
         outputs = [
             output
             for day in days

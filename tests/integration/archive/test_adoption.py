@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import atlas.archive.fencing.epoch as epoch
@@ -167,6 +168,27 @@ async def test_a_forgotten_id_does_not_come_back_after_a_rebuild(history: Histor
     await history.write("B", 2, hour=3)
     await in_order(history, {"A@1": 1, "A@2": 5})
     assert await history.sql("SELECT reason FROM video_tombstones") == "forgotten"
+
+
+async def test_compaction_leaves_out_an_id_that_is_known_to_be_forgotten_by_its_hash(
+    history: History,
+) -> None:
+    await history.write("A", 1)
+    await history.archive("B", 2)
+    await history.archiver.forget(["B"])
+    await history.lose()
+    await history.archiver.rebuild()
+    history.append("B", 2, hour=2)
+    history.append("A", 5, hour=2)
+    await history.archiver.compact()
+    await history.clean()
+    for key in history.files():
+        assert (
+            "B"
+            not in pq.read_table(history.folder / key, partitioning=None)["video_id"].to_pylist()
+        )
+    assert await history.sql("SELECT video_id FROM video_tombstones") == "B"
+    await in_order(history, {"A@1": 1, "A@2": 5})
 
 
 async def test_a_second_database_is_refused_before_it_writes_anything(history: History) -> None:
