@@ -40,7 +40,7 @@ from atlas.repositories.ledger.files import FileRecord, LedgerReader, NewFile
 from atlas.repositories.ledger.swap import Replacement
 from atlas.tables.fingerprint import rows_fingerprint
 from atlas.tables.parquet import UNDECODABLE
-from atlas.types import Dataset, ObjectStore, Progress
+from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
 from atlas.vault import Vault
 from atlas.vault.layout import flat_transcript_key, transcript_key, visuals_key
 from atlas.vault.offload import offload
@@ -110,6 +110,7 @@ async def forget(
     await _rewrite_samples(steps, ids, found, tell)
     await _rewrite_videos(steps, ids, found)
     await _delete_leftovers(steps, ids, found)
+    aside = await _held_aside(steps, ids)
     tell(0, None, "documents")
     found.documents = await offload(_delete_documents, vault, ids)
     # a transaction that had begun before the ids were barred may have written since
@@ -125,7 +126,7 @@ async def forget(
         tuple(found.files),
         tuple(found.documents),
         tuple(found.objects),
-        out_of_reach(steps.store.identity),
+        (*out_of_reach(steps.store.identity), *aside),
     )
 
 
@@ -238,6 +239,19 @@ async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> 
     files, late = await offload(holding)
     await steps.delete_files(files, late)
     found.objects += [*(file.object_key for file in files), *late]
+
+
+async def _held_aside(steps: Steps, ids: Sequence[str]) -> list[str]:
+    """What to do about files of a copy that a person set aside: they stay as they are, and are named."""
+    async with steps.database.transaction(read_only=True) as session:
+        files = await LedgerReader(session).all_files()
+    aside = [file for file in files if file.state == ArchiveState.ASIDE]
+
+    def holding() -> list[str]:
+        keys = [one.object_key for one in aside if _holds(steps.store, one.object_key, one, ids)]
+        return [f"{key}, which was set aside as a copy's: delete it by hand" for key in keys]
+
+    return await offload(holding)
 
 
 def _delete_documents(vault: Vault, ids: Sequence[str]) -> list[str]:
