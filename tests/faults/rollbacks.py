@@ -1,0 +1,607 @@
+"""Random schedules in which the database goes back, is copied, moved and lost, beside a vault that goes on.
+
+A step is a job of the archive, with what befalls it at one call of its store: the process dies, the database
+is copied, a copy of it adopts. Backups, copies and losses come in between; afterwards only what is advised is
+done: `Archiver.adopt`, or `rebuild`. Everything runs in this process, one thing at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from atlas.archive import Archiver
+from atlas.db import Database
+from atlas.errors import (
+    AtlasError,
+    CorruptObject,
+    EpochBehind,
+    LeaseLost,
+    VaultUnavailable,
+    VerificationFailed,
+    WrongVault,
+)
+from atlas.ingest import record_samples
+from atlas.janitor import Janitor
+from atlas.repositories.ledger.digests import digest
+from atlas.types import Dataset, Sample
+from atlas.vault import LocalVault, Vault
+from atlas.vault.owners import owner_of
+from tests.faults.truth import shown_by_reader
+from tests.support.faulty_store import Fault, Faults, FaultyStore
+from tests.support.histories import WEEK, History
+from tests.support.samples import OLD, Counters, Key
+from tests.support.servers.postgres import name_of
+from tests.support.sql import execute, fetch, scalar
+
+#: Few ids and hours, so that samples meet.
+IDS = [f"video-{number}" for number in range(5)]
+HOURS = (1, 30)
+SPAN = (OLD, OLD + timedelta(hours=12))
+
+_FAULTS = (Fault.REFUSE, Fault.LOSE_ANSWER, Fault.LATE, Fault.HALF, Fault.BREAK_OFF)
+#: What a job may raise for the store's sake.
+_ILL = (VaultUnavailable, VerificationFailed, CorruptObject)
+#: What a job is told that another history has overtaken.
+_OVERTAKEN = (EpochBehind, LeaseLost)
+
+#: What may happen next, by how often.
+STEPS = {
+    "write": 6,
+    "append": 3,
+    "archive": 6,
+    "compact": 5,
+    "gc": 4,
+    "restore": 1,
+    "release": 1,
+    "forget": 2,
+    "janitor": 1,
+    "move": 0.5,
+    "backup": 2,
+    "go_back": 3,
+    "copy": 3,
+    "lose": 0.7,
+}
+JOBS = ("archive", "compact", "gc", "restore", "release", "forget", "janitor")
+
+
+class Died(BaseException):
+    """The process is no more."""
+
+
+class Disturbed(FaultyStore):
+    """A store at whose ``at``-th call something happens, before it or ``after`` it was carried out."""
+
+    batch = 4
+
+    def __init__(
+        self, vault: Vault, faults: Faults, at: int, happens: Callable[[], None], *, after: bool
+    ) -> None:
+        super().__init__(vault.store, faults)
+        self.at, self.happens, self.after, self.calls = at, happens, after, 0
+        self._counting = threading.Lock()
+
+    def _call(self, method: str, key: str, work: Any) -> Any:
+        with self._counting:
+            self.calls += 1
+            now = self.calls == self.at
+        if now and not self.after:
+            self.happens()
+        answer = super()._call(method, key, work)
+        if now and self.after:
+            self.happens()
+        return answer
+
+    def put_files(self, items: Any) -> None:
+        for item in items:  # each may be the last one that is put
+            super().put_files([item])
+
+
+@dataclass
+class Copy:
+    """A copy of the database, and the hot samples in it."""
+
+    url: str
+    hot: dict[Key, Counters]
+
+
+@dataclass
+class Wandering:
+    """A history on its way through a schedule.
+
+    ``cold`` has every row of every whole file that was ever seen in the vault, by sample and ``seq``, and
+    whether it lay in a slice; ``hot`` what was written to the database of now and is in no file.
+    """
+
+    history: History
+    seed: int
+    told: list[str] = field(default_factory=list)
+    cold: dict[Key, dict[int, Counters]] = field(default_factory=dict)
+    slices: dict[Key, set[int]] = field(default_factory=dict)
+    rows_of: dict[str, set[tuple[Key, int]]] = field(default_factory=dict)
+    removed: dict[str, set[str]] = field(default_factory=dict)
+    hot: dict[Key, Counters] = field(default_factory=dict)
+    copies: list[Copy] = field(default_factory=list)
+    #: Whether database and vault may be at odds: nothing is promised before somebody adopts.
+    at_odds: bool = False
+    views: int = 0
+    moves: int = 0
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(f"{self.seed} rollbacks")
+        self.history.vault = self._vault()
+
+    async def undergo(self) -> None:
+        """The whole of it; a failure tells the steps."""
+        try:
+            await self._undergo()
+        except BaseException as error:
+            error.add_note(f"schedule {self.seed} (ATLAS_CHAOS_SEED={self.seed} replays it):")
+            error.add_note("\n".join(self.told))
+            raise
+
+    async def _undergo(self) -> None:
+        await self.write()
+        if self.dice.random() < 0.2:
+            await self.backup()
+        await self.job("archive")
+        for _ in range(self.dice.choice((2, 2, 3, 3, 4, 6))):
+            (step,) = self.dice.choices(list(STEPS), list(STEPS.values()))
+            if step in JOBS:
+                await self.disturbed(step)
+            else:
+                await getattr(self, step)()
+            await self.check()
+        if self.dice.random() < 0.5:
+            await self.go_back()
+        await self.finish()
+
+    # what happens to the database
+
+    async def write(self, database: Database | None = None) -> None:
+        """Samples, logged."""
+        rows = [self._sample() for _ in range(self.dice.randint(1, 4))]
+        self._tell("write", ", ".join(f"{_name(*_key(row))}={row.views}" for row in rows))
+        await record_samples(database or self.history.database, rows)
+        if database is None:
+            barred = await self._barred()
+            self.hot |= {_key(row): _counters(row) for row in rows if row.video_id not in barred}
+
+    async def append(self) -> None:
+        """Samples, appended."""
+        rows = [self._sample() for _ in range(self.dice.randint(1, 3))]
+        self._tell("append", ", ".join(f"{_name(*_key(row))}={row.views}" for row in rows))
+        self.history.vault.append_metrics(
+            {"video_id": row.video_id, "timestamp": row.timestamp, "views": row.views}
+            for row in rows
+        )
+
+    async def backup(self) -> None:
+        """A backup of this moment."""
+        self.copies.append(await self._copied())
+        self._tell("backup", str(len(self.copies) - 1))
+
+    async def go_back(self) -> None:
+        """A backup takes the database's place, or a standby with a lost tail."""
+        if not self.copies:
+            return
+        number = self.dice.randrange(len(self.copies))
+        self._tell("go back to", str(number))
+        await self._put_back(self.copies[number])
+        await self.recover()
+
+    async def lose(self) -> None:
+        """The database is lost with all that was hot."""
+        self._tell("lose")
+        await self.history.lose()
+        self.hot, self.at_odds = {}, True
+        if self.dice.random() < 0.3:
+            with pytest.raises(WrongVault):
+                await self._run("archive", self.history.archiver)
+        if self.dice.random() < 0.4:
+            await self._dies_in("rebuild", lambda archiver: archiver.rebuild())
+        # one that died after its last step is done
+        with contextlib.suppress(AtlasError):
+            await self.history.archiver.rebuild()
+        assert await scalar(self.history.database, "SELECT nonce FROM archive_control")
+        await self._adopted()
+
+    async def copy(self) -> None:
+        """A copy beside the original, which runs a job as well."""
+        copy = await self._copied()
+        other = Database(copy.url)
+        try:
+            await self.write(other)
+            if self.dice.random() < 0.5:
+                await self.disturbed(self._any_job())
+            archiver = Archiver(other, self.history.vault)
+            job = self._any_job()
+            self._tell("copy runs", job)
+            try:
+                await self._run(job, archiver)
+            except (EpochBehind, WrongVault) as error:
+                self._tell("  refused", type(error).__name__)
+                if self.dice.random() < 0.5:
+                    self._tell("  copy adopts")
+                    await archiver.adopt()
+                    job = self._any_job()
+                    self._tell("  copy runs", job)
+                    await self._run(job, archiver)
+                    self.at_odds = True
+            else:
+                self.at_odds = True
+            copy.hot = await _hot_rows(other)
+        finally:
+            await other.close()
+        self._observe()
+        self.copies.append(copy)
+        if self.at_odds:
+            with pytest.raises((EpochBehind, WrongVault)):
+                await self._run("archive", self.history.archiver)
+            await self.recover(may_set_aside=True)
+
+    async def move(self) -> None:
+        """The vault goes elsewhere."""
+        self.moves += 1
+        target = self._vault()
+        self._tell("move")
+        if self.dice.random() < 0.5:
+            await self._dies_in("move", lambda archiver: archiver.move(target))
+        await self.history.archiver.move(target)
+        self.history.vault = target
+
+    async def job(self, job: str) -> None:
+        """A job that nothing befalls."""
+        self._tell(job)
+        await self._run(job, self.history.archiver)
+
+    async def disturbed(self, job: str) -> None:
+        """A job and what befalls it."""
+        what = self.dice.choice(
+            ("nothing", "nothing", "death", "death", "ill", "backup", "adoption")
+        )
+        if what == "nothing":
+            await self.job(job)
+        elif what == "death":
+            await self._dies_in(job, lambda archiver: self._run(job, archiver))
+        elif what == "ill":
+            await self._ill(job)
+        elif what == "backup":
+            await self._during(job, self._backup_taken)
+        else:
+            await self._overtaken(job)
+        self._observe()
+
+    async def _ill(self, job: str) -> None:
+        kinds = tuple(self.dice.sample(_FAULTS, 2))
+        faults = Faults(kinds, self.dice.randrange(10**6), self.dice.choice((0.05, 0.2)))
+        self._tell(job, f"with {[str(kind) for kind in kinds]}, seed {faults.seed}, {faults.rate}")
+        vault = self._vault()
+        vault.store = Disturbed(self.history.vault, faults, 0, lambda: None, after=False)
+        try:
+            await self._run(job, Archiver(self.history.database, vault))
+        except _ILL as error:
+            self._tell("  ended with", type(error).__name__)
+        await asyncio.sleep(0.06 if Fault.LATE in kinds else 0)  # what is late has come by then
+
+    async def _dies_in(self, what: str, work: Callable[[Archiver], Awaitable[Any]]) -> None:
+        """Run ``work`` and die at one of its calls of the store."""
+
+        def die() -> None:
+            raise Died
+
+        archiver = self._disturbed_archiver(die, what, "dies")
+        try:
+            await work(archiver)
+        except Died:
+            self._tell("  died")
+
+    async def _during(self, job: str, callback: Callable[[], Awaitable[None]]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def happens() -> None:
+            asyncio.run_coroutine_threadsafe(callback(), loop).result()
+
+        await self._run(job, self._disturbed_archiver(happens, job, callback.__name__))
+
+    async def _backup_taken(self) -> None:
+        await (await self.history.database.engine()).dispose()
+        with contextlib.suppress(asyncpg.ObjectInUseError):
+            url = await asyncio.to_thread(self.history.create, name_of(self.history.current))
+            other = Database(url)
+            # by the time when it is put back the lease that was held is over
+            await execute(other, "UPDATE archive_control SET holder = NULL, held_until = NULL")
+            self.copies.append(Copy(url, await _hot_rows(other)))
+            await other.close()
+            self._tell("  backup", str(len(self.copies) - 1))
+
+    async def _overtaken(self, job: str) -> None:
+        """A copy adopts the vault while the job is at it, and runs one as well."""
+        copy = await self._copied()
+        other, adopted = Database(copy.url), list[str]()
+        its_job = self._any_job()
+
+        async def a_copy_adopts() -> None:
+            archiver = Archiver(other, self.history.vault)
+            await archiver.adopt()
+            adopted.append(its_job)
+            self._tell("  the copy adopts, and runs", its_job)
+            await self._run(its_job, archiver)
+            self._observe()
+
+        try:
+            await self._during(job, a_copy_adopts)
+        except (*_OVERTAKEN, *_ILL) as error:
+            self._tell("  ended with", type(error).__name__)
+            if not adopted:
+                raise
+        copy.hot = await _hot_rows(other)
+        await other.close()
+        self._observe()
+        self.copies.append(copy)
+        if adopted:
+            self.at_odds = True
+            if self.dice.random() < 0.5:
+                self._tell("the copy takes the database's place")
+                await self._put_back(copy)
+            await self.recover()
+
+    def _vault(self) -> LocalVault:
+        folder = self.history.folder
+        return LocalVault(folder / str(self.moves), home=folder.parent / "home")
+
+    def _disturbed_archiver(self, happens: Callable[[], None], what: str, how: str) -> Archiver:
+        at, after = self.dice.randint(1, 25), self.dice.random() < 0.5
+        self._tell(what, f"{how} {'after' if after else 'before'} call {at}")
+        vault = self._vault()
+        vault.store = Disturbed(self.history.vault, Faults(), at, happens, after=after)
+        return Archiver(self.history.database, vault)
+
+    # what is advised
+
+    async def recover(self, *, may_set_aside: bool = False) -> None:
+        """Adopt, or begin a job, which says whether to adopt."""
+        self.at_odds = True
+        if not may_set_aside and self.dice.random() < 0.3:
+            since = await self._highest()
+            self._observe()
+            later = {seq for found in self.slices.values() for seq in found if seq > since}
+            try:
+                await self.job("archive")
+            except (EpochBehind, WrongVault) as error:
+                self._tell("  refused", type(error).__name__)
+                if "atlas vault adopt" not in str(error):
+                    raise
+            else:
+                assert not later, "slices of the database's future were not noticed"
+                self.at_odds = False
+                return
+        set_aside = may_set_aside and self.dice.random() < 0.3
+        since = await self._highest()
+        before = await _hot_rows(self.history.database)
+        if self.dice.random() < 0.4:
+            await self._dies_in("adopt", lambda archiver: archiver.adopt(set_aside=set_aside))
+        self._tell("adopt", "set aside" if set_aside else "")
+        await self.history.archiver.adopt(set_aside=set_aside)
+        await self._adopted(since, before)
+
+    async def _adopted(self, since: int = 0, before: dict[Key, Counters] | None = None) -> None:
+        self._observe()
+        aside = await self._aside()
+        left = await _hot_rows(self.history.database)
+        gone = await self._barred()
+        for key, values in (before or {}).items():
+            if key[0] in gone:
+                continue
+            later = {
+                seq for seq in self.slices.get(key, ()) if seq > since and (key, seq) not in aside
+            }
+            if key in left:
+                assert not later, f"{_name(*key)} is hot, and older than {later}"
+            elif values not in self.cold.get(key, {}).values():
+                assert later, f"{_name(*key)} is hot no more"
+        self.hot = left
+        self.at_odds = False
+
+    # what must hold
+
+    async def check(self) -> None:
+        """Every sample once, with the right counters."""
+        self._observe()
+        assert not self.at_odds
+        database = self.history.database
+        shown = await shown_by_reader(database, self.history.vault)
+        hot = await _hot_rows(database)
+        aside = await self._aside()
+        gone = await self._barred()
+        expected: dict[Key, Counters] = {}
+        for key, found in self.cold.items():
+            seqs = [seq for seq in found if (key, seq) not in aside]
+            if seqs:
+                expected[key] = found[max(seqs)]
+        for key, values in self.hot.items():
+            cold = self.cold.get(key, {}).values()
+            assert key[0] in gone or hot.get(key) == values or values in cold, f"{_name(*key)} lost"
+        self.hot = hot
+        expected = {key: values for key, values in (expected | hot).items() if key[0] not in gone}
+        assert _by_name(shown) == _by_name(expected)
+        await self._check_removed()
+
+    async def _check_removed(self) -> None:
+        live = await fetch(
+            self.history.database,
+            "SELECT object_key FROM archive_files WHERE dataset = 'videos' AND state = 'live'",
+        )
+        rows = await fetch(self.history.database, "SELECT id FROM videos")
+        kept = {row["id"] for row in rows}.union(
+            *(self.removed.get(one["object_key"], set()) for one in live)
+        )
+        ever = set[str]().union(*self.removed.values())
+        assert ever <= kept, f"rows of {ever - kept} are gone"
+
+    async def finish(self) -> None:
+        """Everything in order, with no hand, and nothing lost when all that is dead is deleted."""
+        self._tell("finish")
+        archiver = self.history.archiver
+        for job in ("release", "archive", "compact", "gc"):
+            await self._run(job, archiver)
+        await self.check()
+        assert {one.kind for one in await archiver.fsck(deep=True)} <= {"aside", "unreadable"}
+        gone = await self._barred()
+        live = await fetch(
+            self.history.database,
+            "SELECT object_key FROM archive_files WHERE dataset = 'video_stats' AND state = 'live'",
+        )
+        for file in live:
+            ids = {key[0] for key, _ in self.rows_of[file["object_key"]]}
+            assert not ids & gone, f"{ids & gone} are still in {file['object_key']}"
+
+    # what is known
+
+    def _observe(self) -> None:
+        store = self.history.vault.store
+        for folder in Dataset:
+            for info in store.list(folder):
+                if info.key not in self.rows_of and info.key.endswith(".parquet"):
+                    self._look(info.key, store.get_bytes(info.key) or b"")
+
+    def _look(self, key: str, content: bytes) -> None:
+        try:
+            with pq.ParquetFile(pa.BufferReader(content)) as file:
+                table, footer = file.read(), file.metadata.metadata or {}
+        except (pa.ArrowException, OSError):
+            return
+        if key.startswith("videos/"):
+            self.rows_of[key] = set()
+            self.removed[key] = set(table["id"].to_pylist())
+            return
+        names = ("video_id", "timestamp", "seq", "views", "likes", "comment_count")
+        rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+        self.rows_of[key] = set()
+        for video_id, moment, seq, *counters in rows:
+            sample = (video_id, moment)
+            found = self.cold.setdefault(sample, {})
+            assert found.setdefault(seq, tuple(counters)) == tuple(counters)
+            self.rows_of[key].add((sample, seq))
+            if key.startswith("video_stats/") and b"atlas.merged" not in footer:
+                self.slices.setdefault(sample, set()).add(seq)
+
+    async def _aside(self) -> set[tuple[Key, int]]:
+        """Rows that lie only in what a person has set aside."""
+        rows = await fetch(self.history.database, "SELECT object_key, state FROM archive_files")
+        aside = {row["object_key"] for row in rows if row["state"] == "aside"}
+        if not aside:
+            return set()
+        others = set[tuple[Key, int]]().union(
+            *(found for key, found in self.rows_of.items() if key not in aside)
+        )
+        return set[tuple[Key, int]]().union(*(self.rows_of[key] for key in aside)) - others
+
+    async def _barred(self) -> set[str]:
+        """Ids that were forgotten, by this database or by what the vault says."""
+        rows = await fetch(
+            self.history.database,
+            "SELECT video_id FROM video_tombstones WHERE reason = 'forgotten'",
+        )
+        owner = owner_of(self.history.vault.store)
+        recorded = "".join(
+            (self.history.vault.store.get_bytes(info.key) or b"").decode()
+            for info in self.history.vault.store.list(f"_atlas/erasures/{owner}")
+        )
+        by_hash = {one for one in IDS if owner and digest(owner, one).hex() in recorded}
+        return {row["video_id"] for row in rows} | by_hash
+
+    async def _highest(self) -> int:
+        return int(
+            await scalar(
+                self.history.database,
+                "SELECT coalesce((SELECT adopting_from FROM archive_control), max(seq), 0) "
+                "FROM archive_files WHERE dataset = 'video_stats'",
+            )
+        )
+
+    async def _copied(self) -> Copy:
+        hot = await _hot_rows(self.history.database)
+        return Copy(await self.history.backup(), hot)
+
+    async def _put_back(self, copy: Copy) -> None:
+        await self.history.put_back(copy.url)
+        self.hot = copy.hot
+        self.at_odds = True
+
+    def _any_job(self) -> str:
+        return self.dice.choices(JOBS, [STEPS[job] for job in JOBS])[0]
+
+    async def _run(self, job: str, archiver: Archiver) -> None:
+        match job:
+            case "archive":
+                await archiver.run(WEEK)
+            case "compact":
+                await archiver.compact()
+            case "gc":
+                await archiver.collect_garbage(timedelta(0))
+            case "restore":
+                await archiver.restore(*SPAN)
+            case "release":
+                await archiver.release()
+            case "forget":
+                video_id = self.dice.choice(IDS)
+                self._tell("  forgets", video_id)
+                await archiver.forget([video_id])
+            case "janitor":
+                await execute(
+                    archiver.database,
+                    "INSERT INTO videos (id, title, status, has_transcript, has_visuals, discovered_at) "
+                    f"VALUES ('doomed-{len(self.told)}', 'A title', 'DONE', true, true, "
+                    "now() - interval '30 days') ON CONFLICT DO NOTHING",
+                )
+                await Janitor(archiver.database, archiver._vault).run()
+
+    def _sample(self) -> Sample:
+        # a number of its own for every version, so that it is known which one is shown
+        self.views += 1
+        hour = timedelta(hours=self.dice.choice(HOURS))
+        return Sample(self.dice.choice(IDS), OLD + hour, self.views)
+
+    def _tell(self, what: str, how: str = "") -> None:
+        self.told.append(f"  {what} {how}".rstrip())
+
+
+async def _hot_rows(database: Database) -> dict[Key, Counters]:
+    """What PostgreSQL has of its own: written rows and sealed tables."""
+    sealed = await fetch(database, "SELECT relation FROM archive_files WHERE relation IS NOT NULL")
+    columns = "video_id, timestamp, views, likes, comment_count"
+    hot: dict[Key, Counters] = {}
+    queries = [f'SELECT {columns} FROM "{row["relation"]}"' for row in sealed]
+    for query in (*queries, f"SELECT {columns} FROM video_stats_log WHERE seq IS NULL"):
+        for row in await fetch(database, query):
+            key = (row["video_id"], row["timestamp"])
+            hot[key] = (row["views"], row["likes"], row["comment_count"])
+    return hot
+
+
+def _key(row: Sample) -> Key:
+    return row.video_id, row.timestamp
+
+
+def _counters(row: Sample) -> Counters:
+    return row.views, row.likes, row.comment_count
+
+
+def _name(video_id: str, moment: datetime) -> str:
+    return f"{video_id}@{(moment - OLD) // timedelta(hours=1)}"
+
+
+def _by_name(rows: dict[Key, Counters]) -> dict[str, int | None]:
+    return {_name(*key): values[0] for key, values in sorted(rows.items())}
