@@ -26,6 +26,7 @@ from atlas.errors import AtlasError
 from atlas.events import bus_of
 from atlas.logging import get_logger
 from atlas.notifications import notifier
+from atlas.notifications.jobs import note, tracked
 from atlas.parsing import parse_age
 from atlas.repositories.finished_videos import Doomed, DoomedVideo
 from atlas.repositories.hot.partitions import Partitions
@@ -58,6 +59,7 @@ class Janitor:
         self.database = db if database is None else database
         self._vault = vault
 
+    @tracked("janitor")
     async def run(self, dry_run: bool = False, retention_days: int | None = None) -> dict[str, Any]:
         """Delete DONE videos discovered before the cutoff; see the keys in ``MaiaDAO.run_janitor``.
 
@@ -135,10 +137,12 @@ class Janitor:
                 await bus.deliver_pending()
         except Exception as error:
             log.error("event_delivery_left", error=type(error).__name__)
+            note(error, "janitor", call="deliver_pending")
         try:
             await bus.retain()
         except AtlasError as error:
             log.error("event_retention_left", error=str(error))
+            note(error, "janitor", call="retain")
 
     async def _searches(self) -> None:
         """New videos are found by old terms too, after a while."""

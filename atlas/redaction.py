@@ -22,31 +22,42 @@ __all__ = ["Redactor", "redact"]
 MASK = "***"
 #: Shorter values are no secrets worth the name, and would mask half of a text.
 _SHORTEST = 6
-#: Characters of a text that are looked at; what is longer is cut before it goes out anyway.
-_LONGEST = 100_000
+#: Characters of a text that are kept, unless asked otherwise; and those behind them that are looked at, so
+#: that no part of a secret is left at the cut.
+_LONGEST, MARGIN = 100_000, 4_096
 
+# Bounded repetitions only: a text may be hostile, and each start must cost little.
+_VALUE = r"""(?:"[^"\n]{0,500}"|'[^'\n]{0,500}'|\\*["']?[^\s"'&,;}\])]+)"""
 _PATTERNS = (
     # API keys of Google, tokens of Hugging Face and GitHub, secrets of webhooks
     (re.compile(r"AIza[0-9A-Za-z_-]{20,}"), MASK),
-    (re.compile(r"\b(?:hf|ghp|gho|ghs)_[A-Za-z0-9]{10,}"), MASK),
+    (re.compile(r"(?:hf|ghp|gho|ghs)_[A-Za-z0-9]{10,}"), MASK),
     (re.compile(r"whsec_[A-Za-z0-9+/=_-]{8,}"), MASK),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*KEY-----|\Z)", re.S), MASK),
+    (
+        re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}KEY-----|\Z)", re.S),
+        MASK,
+    ),
     # addresses that are secrets themselves
     (re.compile(r"(discord(?:app)?\.com/api/(?:v\d+/)?webhooks/)[^\s\"'<>]+", re.I), rf"\1{MASK}"),
     (re.compile(r"(hooks\.slack\.com/)[^\s\"'<>]+", re.I), rf"\1{MASK}"),
     # a password in a DSN; one that is not escaped may hold any character, up to the last @
-    (re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s:/@\"']*:)[^\s\"'<>]*@", re.I), rf"\1{MASK}@"),
+    (
+        re.compile(r"([a-z][a-z0-9+.-]{0,20}://[^\s:/@\"']{0,100}:)[^\s\"'<>]{0,500}@", re.I),
+        rf"\1{MASK}@",
+    ),
     (
         re.compile(
-            r"(\bauthorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|token)\s+)?[^\s\"',;]+", re.I
+            r"(\bauthorization\\*[\"']?\s{0,9}[:=]\s{0,9}\\*[\"']?)(?:(?:bearer|basic|token)\s+)?"
+            r"[^\s\"',;]+",
+            re.I,
         ),
         rf"\1{MASK}",
     ),
     (re.compile(r"(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.I), rf"\1{MASK}"),
     (
         re.compile(
-            r"((?<![a-z0-9])(?:[a-z0-9]+[_-])*(?:key|token|password|passwd|pwd|secret|signature)"
-            r"[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}\])]+",
+            r"((?<![a-z0-9])(?:api|access|auth|client|private|refresh|secret|session|webhook)?"
+            r"(?:key|token|password|passwd|pwd|secret|signature)\\*[\"']?\s{0,9}[=:]\s{0,9})" + _VALUE,
             re.I,
         ),
         rf"\1{MASK}",
@@ -68,23 +79,24 @@ class Redactor:
         ordered = sorted(spellings, key=lambda one: (-len(one), one))
         self._exact = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
-    def __call__(self, text: str) -> str:
-        """The text without secrets. Beyond 100,000 characters it is cut."""
-        text = text[:_LONGEST]
+    def __call__(self, text: str, limit: int = _LONGEST) -> str:
+        """The text without secrets, at most ``limit`` characters of it."""
+        text, was_longer = text[: limit + MARGIN], len(text) > limit + MARGIN
         if self._exact is not None:
             text = self._exact.sub(MASK, text)
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
-        return text
+        # what was masked has made it shorter: the cut may have come forward
+        return (text[:-MARGIN] if was_longer else text)[:limit]
 
 
-def redact(text: str) -> str:
+def redact(text: str, limit: int = _LONGEST) -> str:
     """`Redactor` of the secrets in this process's settings. Never raises."""
     try:
         redactor = _of_settings(get_settings())
     except ConfigurationError:
         redactor = _PATTERNS_ONLY
-    return redactor(text)
+    return redactor(text, limit)
 
 
 def secrets_of(settings: Settings) -> Iterator[str]:

@@ -33,6 +33,7 @@ from atlas.db.clock import clock
 from atlas.errors import InvalidInput
 from atlas.events import bus_of
 from atlas.logging import get_logger
+from atlas.notifications.jobs import tracked
 from atlas.parsing import parse_age, parse_boundary, parse_moment
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.ledger.files import LedgerReader
@@ -58,6 +59,7 @@ class Archiver:
         """The storage of the vault."""
         return (self._vault or get_vault()).store
 
+    @tracked("archiver")
     async def run(
         self,
         older_than: timedelta | datetime | None = None,
@@ -91,6 +93,7 @@ class Archiver:
             await bus_of(self.database).emit("archive.finished", payload=facts)
         return report
 
+    @tracked("archiver")
     async def adopt(
         self,
         dry_run: bool = False,
@@ -119,6 +122,7 @@ class Archiver:
         await bus_of(self.database).emit("archive.adopted", payload=facts)
         return report
 
+    @tracked("archiver")
     async def move(self, target: Vault, *, progress: Progress | None = None) -> MoveReport:
         """Copy the vault to ``target``, another prefix or place, and have this database go on there.
 
@@ -133,6 +137,7 @@ class Archiver:
         await bus_of(self.database).emit("archive.moved", payload=facts)
         return report
 
+    @tracked("archiver")
     async def rebuild(
         self, owner: uuid.UUID | None = None, *, progress: Progress | None = None
     ) -> RebuildReport:
@@ -167,6 +172,7 @@ class Archiver:
             lambda: list(compare(store, objects, files, gone, control.owner, deep=deep, tell=tell))
         )
 
+    @tracked("archiver")
     async def compact(
         self,
         *,
@@ -191,6 +197,7 @@ class Archiver:
             await bus_of(self.database).emit("archive.metrics_left_out", payload=named)
         return report
 
+    @tracked("archiver")
     async def restore(
         self, since: Boundary, until: Boundary, *, progress: Progress | None = None
     ) -> RestoreReport:
@@ -213,6 +220,7 @@ class Archiver:
         await bus_of(self.database).emit("archive.restored", payload=facts)
         return report
 
+    @tracked("archiver")
     async def release(
         self, since: Boundary | None = None, until: Boundary | None = None
     ) -> ReleaseReport:
@@ -225,6 +233,7 @@ class Archiver:
         async with self._held() as steps:
             return await release(steps, first, last)
 
+    @tracked("archiver")
     async def forget(
         self, video_ids: Iterable[str], *, progress: Progress | None = None
     ) -> ForgetReceipt:
@@ -244,6 +253,7 @@ class Archiver:
         await bus_of(self.database).emit("archive.forgotten", payload={"videos": len(ids)})
         return receipt
 
+    @tracked("archiver")
     async def collect_garbage(
         self, older_than: timedelta = GRACE, *, dry_run: bool = False
     ) -> GarbageReport:

@@ -212,6 +212,13 @@ class Settings(SettingNames, BaseSettings):
             raise ValueError("takes the name alone, without gs://, hf:// or https://")
         return value
 
+    @field_validator("google_application_credentials", mode="before")
+    @classmethod
+    def _path_and_no_key(cls, value: Any) -> Any:
+        if isinstance(value, str | Path):
+            check_key_path(value)
+        return value
+
     @field_validator("youtube_api_key_pool_json")
     @classmethod
     def _key_pool_is_readable(cls, value: SecretStr | None) -> SecretStr | None:
@@ -316,13 +323,26 @@ def _data_home() -> Path:
     return Path(platformdirs.user_data_dir("atlas", appauthor=False))
 
 
+def check_key_path(value: str | Path) -> None:
+    """Raise `ConfigurationError` where ``value`` is a key itself and not the path of its file."""
+    text = str(value).strip()
+    # also in base64, as some platforms hand a key over: no path is that long
+    encoded = text.startswith(("eyJ", "ewo")) and len(text) > 200
+    if text.startswith("{") or "PRIVATE KEY" in text or encoded or len(text) > 4096:
+        raise ConfigurationError(
+            "GOOGLE_APPLICATION_CREDENTIALS: got a masked value; takes the path of a key file, not what is "
+            "in it",
+            hint="write the key to a file that only this user can read, and set its path",
+        )
+
+
 def _configuration_error(error: ValidationError) -> ConfigurationError:
     """One message for every wrong variable. Values of secret fields are never shown."""
     parts = []
     for problem in error.errors(include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
         message = problem["msg"].removeprefix("Value error, ")
-        if not name:
+        if not name or message.startswith(f"{name.upper()}: "):
             parts.append(message)
             continue
         field = next((f for n, f in Settings.model_fields.items() if n == name.lower()), None)

@@ -74,7 +74,8 @@ def translate_url(url: str) -> Target:
             hint="use postgresql://user:password@host:5432/database",
         )
     path = parts["path"]
-    if parts["fragment"] or "@" in path:
+    # behind a character that is not encoded, the rest of a password looks like another part of the URL
+    if parts["fragment"] is not None or "@" in path + (parts["query"] or ""):
         raise _unreadable()
     userinfo, at, hosts = parts["netloc"].rpartition("@")
     if set(userinfo) & set("[]") or not all(_is_host(host) for host in hosts.split(",")):

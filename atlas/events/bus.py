@@ -24,6 +24,7 @@ from atlas.events.listening import POLL, Batch, listen
 from atlas.events.recording import append_alone, append_within, describe
 from atlas.events.retention import Retained, retain
 from atlas.logging import get_logger
+from atlas.notifications.jobs import note
 from atlas.repositories.events.endpoints import EventEndpoints
 from atlas.repositories.events.log import Appended, NewEvent
 
@@ -292,6 +293,7 @@ class EventBus:
                 await self.deliver_pending()
         except Exception as error:
             log.error("event_delivery_stopped", error=describe(error))
+            note(error, "deliverer")
         finally:
             del self._delivering[loop]
 

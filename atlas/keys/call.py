@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from atlas import retry
 from atlas.config import ApiKey, get_settings
+from atlas.errors import AtlasError, ConfigurationError, Unavailable
 from atlas.keys.accounting.blocks import Block
 from atlas.keys.accounting.fingerprints import identify, mask
 from atlas.keys.youtube import Action, Verdict
@@ -26,6 +27,13 @@ BLOCKED_SECONDS = 600.0
 LOOK_AGAIN = 0.25
 
 log = get_logger(__name__)
+
+
+def track(error: AtlasError, facts: Mapping[str, str]) -> None:
+    """Have an error tracked that is told in Atlas's words: the request's own text may hold the key."""
+    from atlas.notifications.jobs import note  # imports SQLAlchemy, which requests need not
+
+    note(error, "executor", **facts)
 
 
 class NoKeyLeft(Exception):
@@ -220,9 +228,12 @@ class Call(Generic[T]):
         elif action is Action.BLOCKED:
             accounts.block(verdict.retry_after or BLOCKED_SECONDS)
             log.error("address_blocked", **facts)
+            track(Unavailable("the service blocks this machine's address"), facts)
         else:
             accounts.disable(key, whole_project=action is Action.DISABLE_PROJECT)
             log.error("key_disabled", **facts)
+            what = "project" if action is Action.DISABLE_PROJECT else "key"
+            track(ConfigurationError(f"an API {what} of {facts['pool']} was disabled"), facts)
             self._tell("hydra.key_disabled", facts)
 
     def _tell(self, event_type: str, facts: dict[str, str]) -> None:

@@ -12,7 +12,6 @@ from typing import Any, NoReturn, TypeVar
 from atlas.errors import QuotaExhausted
 from atlas.keys.accounting.accounts import Accounts
 from atlas.logging import get_logger
-from atlas.notifications import notifier
 from atlas.types import AlertLevel
 
 __all__ = ["GRACE", "announce", "is_ending", "leave", "run"]
@@ -55,6 +54,8 @@ async def announce(error: QuotaExhausted, agent: str, bucket: str, accounts: Acc
 
 
 async def _notify(error: QuotaExhausted, agent: str, bucket: str, retry_at: datetime) -> None:
+    from atlas.notifications import notifier
+
     fields = {
         "Agent": agent,
         "Pool": error.pool_name,

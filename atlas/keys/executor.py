@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, NoReturn, TypeVar
 
-from atlas.errors import InvalidInput, QuotaExhausted
+from atlas.errors import InvalidInput, QuotaExhausted, Unavailable
 from atlas.keys import ending, youtube
-from atlas.keys.call import Call, GivenUp, NoKeyLeft
+from atlas.keys.call import Call, GivenUp, NoKeyLeft, track
 from atlas.keys.callers import Callers
 from atlas.keys.ring import KeyRing
 from atlas.keys.youtube import Action, Verdict
@@ -95,12 +95,9 @@ class HydraExecutor:
         try:
             return await call.run()
         except GivenUp:
-            log.warning(
-                "request_given_up",
-                agent=self.agent_name,
-                pool=self.key_ring.pool_name,
-                bucket=bucket,
-            )
+            facts = {"agent": self.agent_name, "pool": self.key_ring.pool_name, "bucket": bucket}
+            log.warning("request_given_up", **facts)
+            track(Unavailable(f"requests of {self.agent_name} are given up"), facts)
             return None
         except NoKeyLeft:
             pass
@@ -111,6 +108,7 @@ class HydraExecutor:
     async def _end(self, bucket: str) -> NoReturn:
         error = self.key_ring.exhausted(bucket)
         if not isinstance(error, QuotaExhausted) or self.on_exhausted == "raise":
+            track(error, {"agent": self.agent_name, "pool": self.key_ring.pool_name})
             raise error
         await ending.announce(error, self.agent_name, bucket, self.key_ring.accounts)
         ending.leave()

@@ -42,6 +42,13 @@ class Notifier:
         self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self._tracker = Tracker(self.send, self.shared)
 
+    @property
+    def is_configured(self) -> bool:
+        """Whether errors can be counted or announced: there is a database or a webhook."""
+        settings = self._settings or get_settings()
+        webhooks = (getattr(settings, f"discord_webhook_{c.name.lower()}") for c in AlertChannel)
+        return self.shared.database is not None or any(webhooks)
+
     async def send(
         self,
         title: str,

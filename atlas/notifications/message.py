@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from atlas.logging import get_logger
-from atlas.redaction import redact
+from atlas.redaction import MARGIN, redact
 from atlas.types import AlertChannel, AlertLevel
 
 __all__ = [
@@ -41,7 +41,7 @@ DESCRIPTION_SHARE = 3000
 FOOTER_SHARE = 64
 #: Fields that are looked at, and characters of a value.
 _MOST_FIELDS = 1_000
-_LONGEST = 20_000
+_LONGEST, _LOOKED_AT = 20_000, 40_000
 #: Discord takes a field without a visible name or value only with this in its place.
 BLANK = "\u200b"
 
@@ -132,9 +132,11 @@ def plain(value: object) -> str:
     # whatever a foreign __str__ raises, RecursionError and MemoryError among it
     with contextlib.suppress(Exception):
         text = str(value)
-    shown = "".join(char for char in text[:_LONGEST] if char >= " " or char in "\n\t")
+    shown = "".join(char for char in text[:_LOOKED_AT] if char >= " " or char in "\n\t")
+    if len(text) > _LOOKED_AT:
+        shown = shown[:-MARGIN]  # where the text was cut, half of a secret is none that can be told
     # lone surrogates have no UTF-8
-    return redact(shown.encode("utf-8", "replace").decode())
+    return redact(shown.encode("utf-8", "replace").decode(), _LONGEST)
 
 
 def _clip(value: object, limit: int) -> str:

@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from atlas.errors import InvalidInput
 from atlas.ingest import AHEAD
+from atlas.redaction import redact
 from atlas.repositories.hot.stats import check_counter, checked
 from atlas.repositories.leases import ERROR_LENGTH, Ending, Unfinished
 from atlas.repositories.search_queue import LeasedTerm, SearchReport
@@ -67,10 +68,11 @@ class Item(Generic[R]):
     def fail(self, reason: str) -> None:
         """It went wrong: let it be claimed again later each time, until its attempts are spent.
 
-        ``reason`` is kept in the row, up to 500 characters: no secrets.
+        ``reason`` is kept in the row, up to 500 characters, with secrets masked.
         """
         # names of files may hold what is no Unicode
-        reason = reason.encode(errors="replace").decode().replace("\x00", "")[:ERROR_LENGTH]
+        text = reason.encode(errors="replace").decode().replace("\x00", "")
+        reason = redact(text, ERROR_LENGTH)
         self._say(Unfinished(self.key, Ending.FAIL, error=reason))
 
     def _say(self, word: object) -> None:

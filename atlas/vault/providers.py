@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from atlas.config import Settings, get_settings
+from atlas.config.settings import check_key_path
 from atlas.errors import ConfigurationError, InvalidInput
 from atlas.forks import renew_in_child
 from atlas.types import ObjectStore
@@ -81,6 +82,8 @@ class GCSVault(Vault):
         bucket_name = bucket_name or settings.gcs_bucket_name
         if not bucket_name:
             raise ConfigurationError("no bucket is named", hint="set GCS_BUCKET_NAME")
+        if credentials is not None:
+            check_key_path(credentials)
         token = None if credentials is None else str(credentials)
         store = GCSStore(bucket_name, prefix, token=token, endpoint=endpoint)
         # nothing is limited there: only what the service does not take waits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import AliasChoices, ValidationError
 import atlas
 from atlas.config import Settings, get_settings, settings
 from atlas.errors import ConfigurationError
+from atlas.vault import GCSVault
 
 SECRET = "s3cr3t-value"
 
@@ -48,6 +50,35 @@ def test_a_wrong_secret_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     while shown[-1] is not None:
         shown.append(shown[-1].__cause__ or shown[-1].__context__)
     assert SECRET not in "".join(map(repr, shown)) + "".join(map(str, shown))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f'{{"type": "service_account", "private_key": "{SECRET}"}}',
+        f"\n {{'private_key': '{SECRET}'}}",
+        f"-----BEGIN PRIVATE KEY-----\n{SECRET}",
+        "eyJ0eXBlIjogInNlcnZpY2" + SECRET * 20,
+    ],
+)
+def test_a_key_in_place_of_the_path_of_its_file_is_refused_and_masked(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", key)
+    with pytest.raises(ConfigurationError, match="takes the path of a key file") as caught:
+        get_settings()
+    assert "GOOGLE_APPLICATION_CREDENTIALS: got a masked value" in str(caught.value)
+    with pytest.raises(ConfigurationError) as given:
+        Settings(_env_file=None, google_application_credentials=Path(key))
+    with pytest.raises(ConfigurationError) as lazily:
+        repr(settings)
+    with pytest.raises(ConfigurationError, match="takes the path of a key file") as handed:
+        GCSVault("bucket", key, settings=Settings.model_construct())
+    for error in (caught, given, lazily, handed):
+        shown = traceback.format_exception(error.value)
+        assert SECRET not in "".join(shown) + repr(error.value) and "write the key" in str(
+            error.value
+        )
 
 
 def test_no_secret_is_shown_by_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,14 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from atlas import webhook_client
-from atlas.errors import AtlasError, ConfigurationError
+from atlas.errors import AtlasError, ConfigurationError, Unavailable
 from atlas.events.delivery.router import PAGE, route_page
 from atlas.events.delivery.senders import Notify, TargetHandler, Verdict, describe, make_sender
 from atlas.events.delivery.states import LONGEST_PAUSE, POLL, EndpointStates
 from atlas.events.delivery.windows import Attempt, Window
 from atlas.logging import get_logger
+from atlas.notifications.jobs import note
+from atlas.redaction import redact
 from atlas.repositories.events.deliveries import Delivery, EventDeliveries, Outcome
 from atlas.repositories.events.endpoints import Endpoint, EventEndpoints
 
@@ -36,6 +38,8 @@ SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 TIMEOUT = 15.0
 #: Seconds between a claim and the last moment at which a delivery of it may be sent.
 FRESH = 8.0
+#: Characters of an error that are kept with a delivery.
+ERROR_LENGTH = 500
 #: Attempts after which a delivery that ends the process each time is given up.
 UNREPORTED = 2 * len(SCHEDULE)
 #: Failures in a row that pause an endpoint.
@@ -90,6 +94,7 @@ class Deliverer:
                         pause = POLL
                     except Exception as error:
                         log.warning("event_delivery_waits", error=describe(error))
+                        _note(error)
                         claimed, pause = 0, min(2 * pause, LONGEST_PAUSE)
                     if not claimed and not self._outcomes:
                         await self._sleep(pause)
@@ -136,6 +141,7 @@ class Deliverer:
                 pause = POLL
             except Exception as error:
                 log.warning("event_routing_waits", error=describe(error))
+                _note(error)
                 routed, pause = 0, min(2 * pause, LONGEST_PAUSE)
             if routed:
                 self._wake.set()
@@ -262,6 +268,7 @@ class Deliverer:
             verdict = Verdict(error="no answer in time", pause=True)
         except Exception as error:  # never another delivery's trouble
             verdict = Verdict(error=f"cannot be sent: {type(error).__name__}", pause=True)
+            _note(error)
         window.end(attempt, verdict.delivered)
         self._judge(window, attempt, verdict)
         self._send(window)
@@ -276,7 +283,8 @@ class Deliverer:
             if probe is not None:
                 self._states.resume(window.endpoint)
             return
-        error = verdict.error or "failed"
+        # a handler's own words may hold anything
+        error = redact(verdict.error or "failed", ERROR_LENGTH)
         again = Outcome(delivery, wait=0.0, counted=False, error=error)
         if verdict.gone:
             self._outcomes.append(again)
@@ -339,6 +347,12 @@ class Deliverer:
         await self._states.finish()
         with contextlib.suppress(AtlasError, OSError):  # its leases run out
             await self._record()
+
+
+def _note(error: Exception) -> None:
+    """Track what was not foreseen; outages of the database are waited for."""
+    if not isinstance(error, Unavailable | OSError):
+        note(error, "deliverer")
 
 
 def _shares(wants: list[int], left: int) -> list[int]:

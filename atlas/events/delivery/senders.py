@@ -18,6 +18,7 @@ from atlas.errors import AtlasError, ConfigurationError, Unavailable
 from atlas.events.delivery.signing import read_secrets, signature_headers
 from atlas.events.event import Event
 from atlas.logging import get_logger
+from atlas.notifications.jobs import note
 from atlas.repositories.events.deliveries import Delivery
 from atlas.repositories.events.endpoints import Endpoint
 from atlas.types import AlertChannel
@@ -136,7 +137,8 @@ class HandlerSender:
                 if inspect.isawaitable(result):
                     await result
         except Exception as error:
-            return Verdict(error=f"{type(error).__name__}: {error}"[:500])
+            note(error, "deliverer", event_type=delivery.event_type)
+            return Verdict(error=f"{type(error).__name__}: {error}")
         return Verdict(delivered=True)
 
 

@@ -19,11 +19,11 @@ from atlas.keys.accounting.fingerprints import host_account, identify, mask
 from atlas.keys.breaker import Breakers
 from atlas.keys.pace import Pace
 from atlas.keys.youtube import next_reset, pacific
-from atlas.repositories.keys import KeySnapshot, Rest, Usage
 from atlas.types import utc
 
 if TYPE_CHECKING:
     from atlas.keys.accounting.sharing import Sharing
+    from atlas.repositories.keys import KeySnapshot, Rest, Usage
 
 __all__ = ["ALL", "Accounts", "BucketStatus", "KeyStatus"]
 
@@ -182,6 +182,8 @@ class Accounts:
     def put_off(self, account: str, bucket: str, until: datetime, reason: str) -> None:
         """Record a rest; of two the later end counts. Raises `InvalidInput` for a time without zone."""
         until = utc(until, field="until").astimezone(UTC)
+        from atlas.repositories.keys import Rest  # imports SQLAlchemy, which an import need not
+
         rest = Rest(account, bucket, until, reason)
         with self._lock:
             known = self._own.get((account, bucket))

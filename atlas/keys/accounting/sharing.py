@@ -17,16 +17,21 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from atlas.config import get_settings
-from atlas.db import Database
 from atlas.errors import AtlasError
-from atlas.events import bus_of
 from atlas.keys.accounting.accounts import Accounts
 from atlas.keys.accounting.blocks import Claim
 from atlas.keys.breaker import LONGEST, OPEN_FOR, PROBE_SECONDS
 from atlas.logging import get_logger
-from atlas.repositories.keys import Grant, KeyLedger
+
+# at first use: they import SQLAlchemy, which whoever has no database need not
+if TYPE_CHECKING:
+    from atlas.db import Database
+    from atlas.db.clock import Session
+    from atlas.events import EventBus
+    from atlas.repositories.keys import Grant, KeyLedger
 
 __all__ = ["Sharing", "default_accounts"]
 
@@ -111,7 +116,7 @@ class Sharing:
 
         async def claim() -> bool:
             async with self._database.autocommit() as session:
-                ledger = KeyLedger(session)
+                ledger = _ledger(session)
                 return await ledger.claim_probe(endpoint, PROBE_SECONDS, self._now())
 
         return await self._in_thread(claim) or False
@@ -121,18 +126,23 @@ class Sharing:
 
         async def claim() -> bool:
             async with self._database.autocommit() as session:
-                return await KeyLedger(session).claim_notice(name, until, self._now())
+                return await _ledger(session).claim_notice(name, until, self._now())
 
         answer = await self._in_thread(claim)
         return True if answer is None else answer
 
     async def emit(self, event_type: str, pool: str, facts: Mapping[str, object]) -> None:
         """Record an event of a pool; bounded by what an emit may take."""
-        await bus_of(self._database).emit(event_type, pool, facts)
+        await self._bus().emit(event_type, pool, facts)
 
     def emit_soon(self, event_type: str, pool: str, facts: Mapping[str, object]) -> None:
         """Record an event of a pool in the background: a request does not wait for it."""
-        bus_of(self._database).emit_soon(event_type, pool, facts)
+        self._bus().emit_soon(event_type, pool, facts)
+
+    def _bus(self) -> EventBus:
+        from atlas.events import bus_of
+
+        return bus_of(self._database)
 
     async def flush(self) -> None:
         """Tell everything now: this process is about to end."""
@@ -197,7 +207,7 @@ class Sharing:
         snapshot = None
         try:
             async with asyncio.timeout(STEP_TIMEOUT), self._database.autocommit() as session:
-                ledger = KeyLedger(session)
+                ledger = _ledger(session)
                 if rests:
                     await ledger.rest(rests)
                 claims = self.accounts.blocks.due(everything=everything)
@@ -269,6 +279,12 @@ class Sharing:
         self.accounts.blocks.leased = True
 
 
+def _ledger(session: Session) -> KeyLedger:
+    from atlas.repositories.keys import KeyLedger
+
+    return KeyLedger(session)
+
+
 _default_lock = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_default_lock=threading.Lock()))
 #: What a forked child inherited: its connections are the parent's, and must not be closed here.
@@ -298,6 +314,8 @@ def default_accounts() -> Accounts:
         old = _default
         accounts, sharing = Accounts(), None
         if settings.database_url is not None:
+            from atlas.db import Database
+
             url = settings.database_url.get_secret_value()
             sharing = Sharing(accounts, Database(url, pool_size=1, max_overflow=2))
         _default = (settings, pid, accounts, sharing)

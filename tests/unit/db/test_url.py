@@ -144,6 +144,12 @@ def test_connect_timeout_is_in_seconds_and_zero_waits_for_ever(
         ("postgresql://ada:S3CRET#x@db.example/atlas", "percent-encoded"),
         ("postgresql://ada:S3?CRET@db.example/atlas", "percent-encoded"),
         ("postgresql://ada:12?CRET@db.example/atlas", "percent-encoded"),
+        ("postgresql://ada:12?S3CRET=x@db.example/atlas", "percent-encoded"),
+        ("postgresql://ada:12?sslmode=S3CRET@db.example/atlas", "percent-encoded"),
+        ("postgresql://ada:12?dbname=S3CRET@db.example/atlas", "percent-encoded"),
+        ("postgresql://ada:S3@x?S3CRET=1@db.example/atlas", "percent-encoded"),
+        ("postgresql://ada:12#S3CRET@db.example/atlas", "percent-encoded"),
+        ("postgresql://ada:12?x#S3CRET@db.example/atlas", "percent-encoded"),
         ("postgresql://ada:S3[CRET@db.example/atlas", "percent-encoded"),
     ],
 )

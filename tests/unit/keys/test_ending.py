@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from atlas.errors import QuotaExhausted
-from atlas.keys import Accounts, HydraExecutor, KeyRing, ending
+from atlas.keys import Accounts, HydraExecutor, KeyRing
+from atlas.notifications import notifier
 from tests.support.refusals import SPENT
 from tests.support.servers.quota_api import raise_as_agents_do
 
@@ -135,7 +136,7 @@ async def test_people_are_told_once_a_cool_down(monkeypatch: pytest.MonkeyPatch)
         told.append(title)
         return True
 
-    monkeypatch.setattr(ending.notifier, "send", send)
+    monkeypatch.setattr(notifier, "send", send)
     one = executor()
     for _ in range(3):
         with pytest.raises(SystemExit):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from atlas.config import Settings
+from atlas.notifications.message import plain
 from atlas.redaction import Redactor, secrets_of
 
 SECRETS = {
@@ -63,6 +64,64 @@ def test_a_configured_secret_is_masked_wherever_it_stands(
 )
 def test_what_looks_like_a_secret_is_masked(text: str, secret: str) -> None:
     assert secret not in Redactor()(text)
+
+
+TOKEN = "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"
+#: Spellings of a secret that no setting holds; each may stand in the middle of anything.
+SHAPES = [
+    "AIza{}",
+    "hf_{}",
+    "ghp_{}",
+    "whsec_{}",
+    "postgres://me:{}@host/db",
+    " api_key={}",
+    " apiKey: '{}'",
+    '{{"client_secret": "{}"}}',
+    '{{\\"password\\": \\"{}\\"}}',
+    " password = 'two words and {}'",
+    "\nAuthorization: Bearer {}\n",
+    "https://discord.com/api/webhooks/1/{}",
+    "https://hooks.slack.com/services/{}",
+    "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
+]
+hostile = st.text(st.characters(codec=None), max_size=60) | st.sampled_from(
+    [
+        "://",
+        "a://b:",
+        "key=",
+        "'",
+        '"',
+        "\\",
+        "@",
+        "\x00",
+        "\ud800",
+        "Bearer ",
+        "-----BEGIN PRIVATE KEY-----",
+    ]
+)
+
+
+@given(hostile, st.sampled_from(SHAPES), hostile, st.integers(0, 3))
+def test_a_secret_is_masked_by_its_shape_in_any_text(
+    before: str, shape: str, after: str, times: int
+) -> None:
+    text = before + shape.format(TOKEN) + after * times
+    assert TOKEN not in redactor(text) and TOKEN not in plain(text)
+
+
+@given(st.sampled_from(PLANTED), st.integers(0, 40), st.integers(0, 5_000))
+def test_no_part_of_a_secret_is_left_where_a_text_is_cut(
+    secret: str, shift: int, masked: int
+) -> None:
+    text = (
+        f"key={'k' * 9} " * masked + "x" * max(0, 100 - 14 * masked - shift) + secret + "y" * 9_000
+    )
+    assert secret[:8] not in redactor(text, 100)
+
+
+@pytest.mark.parametrize("part", ["a.", "a_", "a://b:", "key=", "-----BEGIN ", "\\", "bearer "])
+def test_no_text_makes_it_hang(part: str) -> None:
+    Redactor()(part * 100_000)  # with a pattern that is not linear this would take minutes
 
 
 @pytest.mark.parametrize(
