@@ -87,7 +87,7 @@ class SampleReader(ABC):
         ids = [check_id(video_id)]
         async with contextlib.aclosing(self.scan(ids, since, until)) as scan:
             batches = [batch async for batch in scan]
-        table = pa.Table.from_batches(batches, _schema(COLUMNS))
+        table = pa.Table.from_batches(batches, schema_of(COLUMNS))
         return table.sort_by("timestamp")
 
     async def scan(
@@ -108,7 +108,7 @@ class SampleReader(ABC):
         Memory holds the selected hot rows and, of cold files, a few row groups for each that overlaps
         in time. Raises as `history` does, possibly after some batches.
         """
-        wanted = _schema(COLUMNS if columns is None else columns)
+        wanted = schema_of(COLUMNS if columns is None else columns)
         selection = Selection.of(video_ids, since, until)
         found = self._tables(selection, _needed(wanted), by_time=ordered_by_time)
         async with contextlib.aclosing(found) as tables:
@@ -132,7 +132,7 @@ class SampleReader(ABC):
         ]
         unknown = [span for span, rows in known if rows is None]
         counted = sum(rows or 0 for _, rows in known)
-        rest = self._read(replace(plan, spans=unknown), _needed(_schema(())), by_time=False)
+        rest = self._read(replace(plan, spans=unknown), _needed(schema_of(())), by_time=False)
         async with contextlib.aclosing(rest) as tables:
             async for table in tables:
                 counted += table.num_rows
@@ -371,7 +371,8 @@ def _after_in_span(table: pa.Table, last: tuple[datetime, str], span: Span) -> p
     return table.filter(pc.or_(later, behind))
 
 
-def _schema(columns: Sequence[str]) -> pa.Schema:
+def schema_of(columns: Sequence[str]) -> pa.Schema:
+    """These columns as a reader returns them. Raises `InvalidInput` for one that there is not."""
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown:
         raise InvalidInput(

@@ -14,6 +14,7 @@ from atlas.cli.commands import (
     demo,
     endpoints,
     events,
+    exporting,
     importing,
     keys,
     reading,
@@ -71,6 +72,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(errors.app, name="errors")
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_files)
+app.command("export")(exporting.export)
 app.command("archive")(archiving.archive)
 app.command("janitor")(archiving.janitor)
 app.command("history")(reading.history)

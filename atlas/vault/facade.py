@@ -105,6 +105,12 @@ class Vault:
         data = self._get(self._key(path))
         return None if data is None else io.BytesIO(data)
 
+    def open_binary(self, path: str) -> BinaryIO | None:
+        """A reader of the object at a path or a URI of this vault, by ranges; None if there is none."""
+        key = self._key(path)
+        waiting = None if self._pace is None else self._spool().get(key)
+        return self.store.open(key) if waiting is None else io.BytesIO(waiting)
+
     def list_files(self, prefix: str = "") -> list[str]:
         """Keys of every object whose key starts with the text ``prefix``, in order.
 

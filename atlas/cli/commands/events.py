@@ -7,11 +7,11 @@ import json as json_
 import signal
 import uuid
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from atlas.cli import spans
 from atlas.cli.output import answer, moment, number, out, run, table
 from atlas.errors import InvalidInput
 
@@ -89,8 +89,8 @@ def show(
 def replay(
     event_ids: list[str] = typer.Argument(None, metavar="[EVENT]...", help="Ids of events."),
     endpoint: list[str] = typer.Option(None, "--endpoint", help="To this endpoint only."),
-    since: str = typer.Option(None, "--since", help="Events from this time on (ISO 8601)."),
-    until: str = typer.Option(None, "--until", help="Events before this time (ISO 8601)."),
+    since: str | None = spans.SINCE,
+    until: str | None = spans.UNTIL,
     pattern: str = typer.Option(None, "--type", help="Only types of this pattern."),
     dead: bool = typer.Option(False, "--dead", help="Only dead letters."),
     json: bool = JSON,
@@ -105,7 +105,7 @@ def replay(
         raise InvalidInput("say what to replay", hint="name events, --since, --until or --endpoint")
     ids = [_uuid(one) for one in event_ids] if event_ids else None
     regex = to_regex([check_pattern(pattern)]) if pattern else None
-    first, last = _time(since), _time(until)
+    first, last = spans.span_of(since, until)
 
     async def work() -> int:
         async with db.transaction() as session:
@@ -151,7 +151,9 @@ def deliver(
 def listen(
     name: str = typer.Argument(..., help="The cursor's name, kept in the database."),
     pattern: str = typer.Option("*", "--type", help="Only types of this pattern."),
-    since: str = typer.Option(None, "--since", help="Where a new name begins (ISO 8601)."),
+    since: str = typer.Option(
+        None, "--since", help="Where a new name begins: a time, 7d, yesterday."
+    ),
     count: int = typer.Option(None, "--count", min=1, help="End after so many events."),
     once: bool = typer.Option(False, "--once", help="End when nothing waits."),
     remove: bool = typer.Option(False, "--remove", help="Forget the cursor instead."),
@@ -161,7 +163,7 @@ def listen(
     from atlas.events import events as bus
     from atlas.repositories.events.cursors import EventCursors
 
-    first = _time(since)
+    first = spans.moment_of(since, "since")
 
     async def forget() -> bool:
         async with db.transaction() as session:
@@ -261,15 +263,3 @@ def _uuid(value: str) -> uuid.UUID:
         raise InvalidInput(
             "an event's id is a UUID", field="event", value=value, hint="see `atlas events list`"
         ) from None
-
-
-def _time(value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        raise InvalidInput(
-            "a time is written as ISO 8601: 2026-01-15T12:00:00Z", field="time", value=value
-        ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

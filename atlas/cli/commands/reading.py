@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from atlas.cli import spans
+from atlas.cli.commands.exporting import COLD
 from atlas.cli.output import answer, moment, number, out, run, size, sparkline, table, waiting
+from atlas.cli.plotting import check_plot, plot_history
 from atlas.errors import NotFound
 
 if TYPE_CHECKING:
@@ -16,17 +20,22 @@ if TYPE_CHECKING:
 
 def history(
     video_id: str = typer.Argument(..., metavar="VIDEO_ID"),
-    since: datetime | None = typer.Option(None, "--since", help="From this time on (UTC)."),
-    until: datetime | None = typer.Option(None, "--until", help="Before this time (UTC)."),
+    since: str | None = spans.SINCE,
+    until: str | None = spans.UNTIL,
     limit: int = typer.Option(40, "--limit", min=1, help="Rows shown; the sparkline has all."),
     json: bool = typer.Option(
         False, "--json", help="One JSON document for programs, with all rows."
     ),
+    plot: Path | None = typer.Option(
+        None, "--plot", metavar="FILE", help="Draw them too: a .png, .svg or .pdf (extra `plot`)."
+    ),
+    cold: bool = COLD,
 ) -> None:
     """Show the samples of one video, from both tiers."""
-    from atlas.reader import StatsReader
-
-    found = run(StatsReader().history(video_id, _utc(since), _utc(until)))
+    first, last = spans.span_of(since, until)
+    if plot is not None:
+        check_plot(plot)
+    found, hot_from = run(_found(video_id, first, last, cold=cold, drawn=plot is not None))
     if not found.num_rows:
         raise NotFound(
             f"no samples of {video_id} are known" + (" in that time" if since or until else ""),
@@ -37,7 +46,27 @@ def history(
         "video_id": video_id,
         "samples": [{k: v for k, v in r.items() if k != "video_id"} for r in rows],
     }
+    if plot is not None:
+        plot_history(plot, video_id, rows, hot_from)
+        data["plot"] = str(plot)
     answer(data, json, lambda: show_history(video_id, rows, limit))
+
+
+async def _found(
+    video_id: str, since: datetime | None, until: datetime | None, *, cold: bool, drawn: bool
+) -> tuple[Any, datetime | None]:
+    """The samples, and for a picture where the hot tier begins."""
+    from atlas.db import db
+    from atlas.reader import ColdReader, StatsReader
+    from atlas.repositories.hot.partitions import Partitions
+
+    reader = ColdReader() if cold else StatsReader()
+    found = await reader.history(video_id, since, until)
+    if cold or not drawn:
+        return found, None
+    async with db.transaction(read_only=True) as session:
+        attached = await Partitions(session).attached()
+    return found, min((one.lower for one in attached), default=None)
 
 
 def show_history(video_id: str, rows: list[dict[str, Any]], limit: int) -> None:
@@ -133,10 +162,6 @@ def _show_calendar(calendar: CalendarStatus) -> None:
             f"budget {number(calendar.budget)} samples a day, {number(calendar.granted_today)} given to "
             f"workers today; every tier at its own rhythm would take {number(calendar.needed)}"
         )
-
-
-def _utc(value: datetime | None) -> datetime | None:
-    return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def _gain(now: int | None, before: int | None) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import typer
 
-from atlas.cli.commands import recovery
+from atlas.cli import spans
+from atlas.cli.commands import objects, recovery
 from atlas.cli.output import answer, confirm, err, moment, number, out, progress, run, size, table
 from atlas.errors import InvalidInput
 
@@ -118,21 +119,20 @@ def compact(
         raise typer.Exit(1)
 
 
-_SINCE = typer.Option(..., "--since", help="From this UTC date or time on.")
-_UNTIL = typer.Option(..., "--until", help="Before this UTC date or time.")
-
-
 @app.command()
 def restore(
-    since: datetime = _SINCE,
-    until: datetime = _UNTIL,
+    since: str | None = spans.SINCE,
+    until: str | None = spans.UNTIL,
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:
     """Bring cold samples back to PostgreSQL; they stay until `atlas vault release`."""
     from atlas.archive import Archiver
 
+    first, last = spans.span_of(since, until)
+    if first is None or last is None:
+        raise InvalidInput("both ends are needed", field="since", hint="give --since and --until")
     with progress("restoring", quiet=json) as tell:
-        report = run(Archiver().restore(_utc(since), _utc(until), progress=tell))
+        report = run(Archiver().restore(first, last, progress=tell))
     text = (
         f"{number(report.rows)} samples are hot, {number(report.restored)} of them were missing; "
         f"pinned from {moment(report.pinned_from)} to {moment(report.pinned_until)} UTC"
@@ -142,18 +142,14 @@ def restore(
 
 @app.command()
 def release(
-    since: datetime | None = typer.Option(None, "--since", help="Only pins from this time on."),
-    until: datetime | None = typer.Option(None, "--until", help="Only pins before this time."),
+    since: str | None = spans.SINCE,
+    until: str | None = spans.UNTIL,
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:
     """Let restored samples go again; corrected ones stay and are archived by the next run."""
     from atlas.archive import Archiver
 
-    report = run(
-        Archiver().release(
-            None if since is None else _utc(since), None if until is None else _utc(until)
-        )
-    )
+    report = run(Archiver().release(*spans.span_of(since, until)))
     text = f"released (pins: {number(report.pins)}), {number(report.rows)} rows removed"
     if report.kept:
         text += f"; {number(report.kept)} had been corrected and stay"
@@ -212,11 +208,7 @@ def forget(
     answer(asdict(receipt), json, show)
 
 
-def _utc(value: datetime) -> datetime:
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-
-for command in (recovery.adopt, recovery.rebuild, recovery.move):
+for command in (objects.get, objects.cat, recovery.adopt, recovery.rebuild, recovery.move):
     app.command()(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -74,3 +75,40 @@ def test_counters_are_whole_numbers_in_pandas_up_to_the_largest(backend: Any) ->
         "timestamp[us, tz=UTC][pyarrow]",
     )
     assert frame["timestamp"][0] == OLD
+
+
+async def test_hours_and_growth_are_computed_over_what_the_reader_shows(cold: ColdReader) -> None:
+    first, last = OLD + timedelta(minutes=30), (OLD + timedelta(days=1)).isoformat()
+    table = sync.hourly(["video-0003", "video-0001"], first, last, reader=cold)
+    assert table.num_rows == 2 * 23
+    assert table["timestamp"][0].as_py() == OLD + timedelta(hours=1)
+    # three microseconds before the sample of the hour, and none after the twelfth
+    assert table["views"].to_pylist()[23:] == [3001, *range(3002, 3012), *[None] * 12]
+    narrow = sync.hourly("video-0003", first, last, max_gap=timedelta(minutes=59), reader=cold)
+    assert narrow["views"].null_count == 23
+    top = sync.top_growth(OLD, OLD + timedelta(hours=6), 3, reader=cold).to_pylist()
+    assert [(one["video_id"], one["gained"]) for one in top] == [
+        ("video-0000", 5),
+        ("video-0001", 5),
+        ("video-0002", 5),
+    ]
+    for arguments in ({"limit": 0}, {"limit": True}, {"since": "soon"}):
+        with pytest.raises(InvalidInput):
+            sync.top_growth(**{"since": OLD, "until": None, "limit": 3, **arguments}, reader=cold)
+    with pytest.raises(InvalidInput):
+        sync.hourly(["video-0001"], None, last, reader=cold)  # type: ignore[arg-type]  # on purpose
+
+
+async def test_an_export_that_loses_the_race_for_its_name_replaces_nothing(
+    cold: ColdReader, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.csv"
+
+    def arrive(done: int, total: int | None, what: str) -> None:
+        target.write_text("somebody else's")
+
+    with pytest.raises(InvalidInput, match="exists already"):
+        sync.export(target, reader=cold, progress=arrive)
+    assert target.read_text() == "somebody else's"
+    assert sync.export(target, reader=cold, overwrite=True).rows == 241
+    assert sorted(one for one in os.listdir(tmp_path) if "out.csv" in one) == ["out.csv"]
