@@ -444,9 +444,10 @@ class Wandering:
             "SELECT object_key FROM archive_files WHERE dataset = 'videos' AND state = 'live'",
         )
         rows = await fetch(self.history.database, "SELECT id FROM videos")
-        kept = {row["id"] for row in rows}.union(
-            *(self.removed.get(one["object_key"], set()) for one in live)
-        )
+        left = {row["id"] for row in rows}
+        archived = set[str]().union(*(self.removed.get(one["object_key"], set()) for one in live))
+        assert not left & archived, f"rows of {left & archived} are archived and still there"
+        kept = left | archived
         ever = set[str]().union(*self.removed.values())
         assert ever <= kept, f"rows of {ever - kept} are gone"
 

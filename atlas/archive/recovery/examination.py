@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -107,10 +107,10 @@ def examine(store: ObjectStore, key: str, folder: Path, sieve: Sieve) -> FoundFi
         footer = _footer(file.metadata.metadata or {}, key, store.identity)
         if footer.owner != sieve.owner:
             raise ValueError(f"it belongs to another database, {footer.owner}")
-        collected: list[str] = []
+        collected: list[dict[str, Any]] = []
         if footer.new.dataset is Dataset.VIDEOS:
             table = file.read()
-            collected = table["id"].to_pylist()
+            collected = table.to_pylist()
             sieve.see_ids(table["id"])
             facts = _facts_of_videos(table, path, sha256)
         else:

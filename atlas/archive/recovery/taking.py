@@ -225,7 +225,7 @@ async def _forward(
         ledger = LedgerAdoption(session, steps.fence)
         await ledger.hold()
         if is_whole and found is not None:
-            await ledger.forward(file, found.facts)
+            await ledger.forward(file, found)
             await _bar(ledger, sieve)
         else:
             await ledger.give_up([file])

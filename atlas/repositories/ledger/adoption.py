@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ARRAY, Text, bindparam, func, select, text, update
+from sqlalchemy import func, select, update
 
 from atlas.models import ArchiveControl, ArchiveFile, UnclaimedObject
+from atlas.repositories.finished_videos import delete_archived
 from atlas.repositories.ledger.files import (
     OPEN_STATES,
     FileFacts,
@@ -21,11 +23,11 @@ from atlas.types import ArchiveState, Dataset
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file that was found in the vault and read whole. ``collected`` are the ids in a file of videos."""
+    """A file that was found in the vault and read whole. ``collected`` are the rows of a file of videos."""
 
     new: NewFile
     facts: FileFacts
-    collected: Sequence[str] = ()
+    collected: Sequence[Mapping[str, Any]] = ()
 
 
 class LedgerAdoption(LedgerWriter):
@@ -72,8 +74,8 @@ class LedgerAdoption(LedgerWriter):
         )
         state = ArchiveState.LIVE if twin is None else ArchiveState.RETIRED
         await self.write(file, vault, state)
-        if file.collected and state is ArchiveState.LIVE:
-            await self.session.execute(_COLLECTED, {"ids": list(file.collected)})
+        if state is ArchiveState.LIVE:
+            await self._collect(file)
         return state
 
     async def write(self, file: FoundFile, vault: str, state: ArchiveState) -> None:
@@ -98,7 +100,12 @@ class LedgerAdoption(LedgerWriter):
         )
         await self.session.flush()
 
-    async def forward(self, file: FileRecord, facts: FileFacts) -> None:
+    async def _collect(self, file: FoundFile) -> None:
+        """Videos whose rows count in the vault are no longer in the database, and are not collected again."""
+        if file.collected:
+            await delete_archived(self.session, file.collected)
+
+    async def forward(self, file: FileRecord, found: FoundFile) -> None:
         """Any open state -> live, for a file without a table whose object was found whole."""
         await self.session.execute(
             update(ArchiveFile)
@@ -110,9 +117,10 @@ class LedgerAdoption(LedgerWriter):
             .values(
                 state=ArchiveState.LIVE,
                 live_at=func.now(),
-                **{name: getattr(facts, name) for name in FileFacts.__slots__},
+                **{name: getattr(found.facts, name) for name in FileFacts.__slots__},
             )
         )
+        await self._collect(found)
 
     async def retire(self, keys: Collection[str]) -> int:
         """live -> retired, for files that others replaced; returns how many."""
@@ -141,9 +149,3 @@ class LedgerAdoption(LedgerWriter):
     async def leave_unclaimed(self, key: str, reason: str) -> None:
         """An object that need not be looked at again."""
         await self.session.merge(UnclaimedObject(object_key=key, reason=reason))
-
-
-_COLLECTED = text(
-    "INSERT INTO video_tombstones (video_id) SELECT id FROM unnest(:ids) AS ids (id) ORDER BY id "
-    "ON CONFLICT DO NOTHING"
-).bindparams(bindparam("ids", type_=ARRAY(Text)))

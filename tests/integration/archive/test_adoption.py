@@ -528,7 +528,26 @@ async def test_videos_that_were_removed_after_a_backup_are_not_collected_again(
     report = await history.archiver.adopt()
     assert report.collected == 1
     assert await history.sql("SELECT video_id FROM video_tombstones") == "doomed"
+    # nor are they archived again
+    assert await history.sql("SELECT count(*) FROM videos") == 0
+    assert len(history.files("videos")) == 1
     await in_order(history, {"keep@1": 0})
+
+
+async def test_a_video_that_changed_since_it_was_archived_stays(history: History) -> None:
+    from atlas.janitor import Janitor
+
+    await history.archive("keep", 0)
+    await history.sql(
+        "INSERT INTO videos (id, title, status, has_transcript, has_visuals, discovered_at) "
+        "VALUES ('doomed', 'A title', 'DONE', true, true, now() - interval '30 days')"
+    )
+    backup = await history.backup()
+    await Janitor(history.database, history.vault).run()
+    await history.put_back(backup)
+    await history.sql("UPDATE videos SET title = 'Another'")
+    await history.archiver.adopt()
+    assert await history.sql("SELECT title FROM videos") == "Another"
 
 
 async def test_a_compaction_that_died_is_rolled_forward(
