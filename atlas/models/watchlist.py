@@ -68,9 +68,16 @@ class WatchlistEntry(Base):
             "idx_watchlist_next_track", func.coalesce(text("leased_until"), text("next_track_at"))
         ),
         Index("idx_watchlist_woken", "woken_at", postgresql_where=text("woken_at IS NOT NULL")),
-        # claims rewrite rows in place for ever: room on the page keeps the heap from growing
-        {"postgresql_with": {"fillfactor": "80"}},
     )
+
+
+# claims rewrite rows in place for ever: room on the page keeps the heap from growing
+event.listen(
+    WatchlistEntry.__table__,
+    "after_create",
+    # SQLAlchemy declares no types for it
+    DDL("ALTER TABLE watchlist SET (fillfactor = 80)"),  # type: ignore[no-untyped-call]
+)
 
 
 class RingPage(Base):

@@ -198,8 +198,8 @@ def create_queues() -> None:
         sa.CheckConstraint(
             "octet_length(video_id) BETWEEN 1 AND 64", name=op.f("ck_watchlist_video_id_length")
         ),
-        postgresql_with={"fillfactor": "80"},
     )
+    op.execute("ALTER TABLE watchlist SET (fillfactor = 80)")
     op.create_index(
         "idx_watchlist_next_track", "watchlist", [sa.text("coalesce(leased_until, next_track_at)")]
     )
