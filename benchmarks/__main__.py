@@ -2,13 +2,15 @@
 
 Usage: python -m benchmarks [archive|ingest|claims|import|encodings|read ...] [--rows N] [--days N]
        python -m benchmarks claims [--entries N N ...]
+       python -m benchmarks adoption [--rows N]
        python -m benchmarks keys
        python -m benchmarks memory
        python -m benchmarks vaults [--rows N] [--documents N]
        python -m benchmarks month [--rows N]
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
-``keys``, ``memory``, ``vaults``, ``month`` and ``retention`` take minutes and run only when they are named.
+``adoption``, ``keys``, ``memory``, ``vaults``, ``month`` and ``retention`` take minutes and run only when
+they are named.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from atlas.config import Settings
 from atlas.db import Database
 from atlas.logging import configure
 from benchmarks import (
+    adoption,
     archiving,
     encodings,
     importing,
@@ -70,7 +73,7 @@ def main() -> None:
         "names",
         nargs="*",
         metavar="SUITE",
-        help=", ".join([*SUITES, "keys", "memory", "vaults", "month", "retention"]),
+        help=", ".join([*SUITES, "adoption", "keys", "memory", "vaults", "month", "retention"]),
     )
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the archive run")
     load = retention.Load()
@@ -102,6 +105,7 @@ def main() -> None:
         "read": functools.partial(reading.measure, days=arguments.days or 60),
         "scheduling": functools.partial(scheduling.measure, images=arguments.images),
         "claims": functools.partial(claiming.measure, entries=arguments.entries),
+        "adoption": adoption.measure,
         "keys": keys.measure,
         "memory": memory.measure,
         "vaults": functools.partial(vaults.measure, documents=arguments.documents),

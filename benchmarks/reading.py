@@ -40,7 +40,7 @@ async def measure(database: Database, folder: Path, rows: int, days: int = 60) -
     vault = LocalVault(folder / "vault", home=folder / "home")
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     start = today - _DAY * (days + 10)
-    ids = _ids()
+    ids = sorted_ids(_VIDEOS)
     with stopwatch() as making:
         for day in range(days):
             await _add_day(database, vault, ids, start + _DAY * day, day)
@@ -111,10 +111,10 @@ async def _scans(
     return days * DAY_ROWS / ours.seconds, days * DAY_ROWS / theirs.seconds
 
 
-def _ids() -> np.ndarray:
-    """Ids as YouTube makes them, in order."""
+def sorted_ids(count: int) -> np.ndarray:
+    """So many ids as YouTube makes them, in order."""
     letters = np.array(list(string.ascii_letters + string.digits + "-_"))
-    drawn = np.random.default_rng(7).choice(letters, (_VIDEOS, 11))
+    drawn = np.random.default_rng(7).choice(letters, (count, 11))
     return np.sort(np.unique(["".join(one) for one in drawn]))
 
 

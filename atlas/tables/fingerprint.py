@@ -49,14 +49,10 @@ class Fingerprint:
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Add the rows; the first column is text (plain or dictionary), the others are integers or times."""
-        ids = batch.column(self.columns[0])
-        if not pa.types.is_dictionary(ids.type):
-            ids = ids.dictionary_encode()
-        by_id = _text_hashes(ids.dictionary)
+        ids = _id_hashes(batch.column(self.columns[0]))
         numbers = batch.select(list(self.columns[1:]))
         for start in range(0, batch.num_rows, _CHUNK):
-            indices = ids.indices.slice(start, _CHUNK).to_numpy(zero_copy_only=False)
-            hashes = _row_hashes(by_id[indices], numbers.slice(start, _CHUNK))
+            hashes = _row_hashes(ids[start : start + _CHUNK], numbers.slice(start, _CHUNK))
             self._sum = (self._sum + int(hashes.sum(dtype=np.uint64))) & _MASK
         self.rows += batch.num_rows
 
@@ -69,6 +65,19 @@ class Fingerprint:
     def hex(self) -> str:
         """The fingerprint of what was added so far."""
         return f"{self._sum:016x}"
+
+
+def _id_hashes(ids: pa.Array) -> Hashes:
+    """The hash of each row's id. Files are sorted by it: there each is hashed once, and found by comparing
+    neighbours, which takes half as long as a dictionary."""
+    if not pa.types.is_dictionary(ids.type):
+        runs = pc.run_end_encode(ids)
+        if 2 * len(runs.values) <= len(ids):
+            lengths = np.diff(runs.run_ends.to_numpy(), prepend=0)
+            return np.repeat(_text_hashes(runs.values), lengths)
+        ids = ids.dictionary_encode()
+    hashes: Hashes = _text_hashes(ids.dictionary)[ids.indices.to_numpy(zero_copy_only=False)]
+    return hashes
 
 
 def _row_hashes(hashes: Hashes, batch: pa.RecordBatch) -> Hashes:

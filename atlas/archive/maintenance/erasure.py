@@ -214,7 +214,9 @@ def _holds(store: ObjectStore, key: str, file: FileRecord | None, ids: Sequence[
             return False
     if store.stat(key) is None:
         return False
-    cold = ColdFile(key, store.identity, first, last, None, in_ledger=file is not None)
+    # an appended file that was adopted is what it was before: of whatever program
+    is_own = file is not None and file.dataset != Dataset.METRICS
+    cold = ColdFile(key, store.identity, first, last, None, in_ledger=is_own)
     found = open_cold(store, cold, Selection(tuple(ids)), forgiving=True)
     return any(found.read(part).num_rows for part in found.parts)
 

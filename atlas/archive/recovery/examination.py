@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +23,9 @@ from atlas.tables.parquet import ROW_GROUP_ROWS, UNDECODABLE
 from atlas.tables.sample import stated_columns
 from atlas.types import Dataset, ObjectStore
 from atlas.vault.owners import digest
+
+#: Microseconds.
+_HOUR = 3_600_000_000
 
 #: What reading an object that is not whole, or not Atlas's, raises.
 NOT_WHOLE = (*UNDECODABLE, pa.ArrowException, EOFError, KeyError, ValueError)
@@ -53,15 +58,14 @@ class Sieve:
     """What is looked for in the rows of a file, and was found there.
 
     Ids that are ``forgotten`` or that have one of the ``digests``; the keys of rows whose ``seq`` is that of
-    a slice above ``since``, where there may be hot rows (``hot_from`` to ``hot_until``).
+    a slice above ``since``, in the ``hot_hours``: hours since 1970 in which there are hot rows.
     """
 
     owner: uuid.UUID
     forgotten: frozenset[str] = frozenset()
     digests: frozenset[bytes] = frozenset()
     is_later_slice: Callable[[int], bool] = lambda seq: False
-    hot_from: datetime | None = None
-    hot_until: datetime | None = None
+    hot_hours: pa.Array | None = None
     met: set[str] = field(default_factory=set)
     later: list[pa.Table] = field(default_factory=list)
 
@@ -76,18 +80,16 @@ class Sieve:
     def see(self, batch: pa.RecordBatch) -> None:
         """Look at some samples."""
         self.see_ids(batch["video_id"])
-        if self.hot_from is None or self.hot_until is None:
+        if self.hot_hours is None:
             return
         seqs = [one for one in pc.unique(batch["seq"]).to_pylist() if self.is_later_slice(one)]
         if not seqs:
             return
-        first, last = (
-            pa.scalar(one, pa.timestamp("us", "UTC")) for one in (self.hot_from, self.hot_until)
+        hours = pc.divide(batch["timestamp"].cast(pa.int64()), _HOUR)
+        mask = pc.and_(
+            pc.is_in(hours, value_set=self.hot_hours),
+            pc.is_in(batch["seq"], value_set=pa.array(seqs, pa.int64())),
         )
-        inside = pc.and_(
-            pc.greater_equal(batch["timestamp"], first), pc.less_equal(batch["timestamp"], last)
-        )
-        mask = pc.and_(inside, pc.is_in(batch["seq"], value_set=pa.array(seqs, pa.int64())))
         rows = pa.Table.from_batches([batch]).select(["video_id", "timestamp", "seq"]).filter(mask)
         if rows.num_rows:
             self.later.append(rows)
@@ -157,11 +159,12 @@ def _facts_of_videos(table: pa.Table, path: Path, sha256: str) -> FileFacts:
 
 def _facts_of_samples(file: pq.ParquetFile, path: Path, sha256: str, sieve: Sieve) -> FileFacts:
     samples, bounds = Fingerprint(stated_columns(file.metadata.metadata or {})), Bounds()
-    for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
-        samples.update(batch)
-        bounds.see(batch)
-        bounds.see_sorted(batch)
-        sieve.see(batch)
+    with contextlib.closing(_ahead(file.iter_batches(batch_size=ROW_GROUP_ROWS))) as batches:
+        for batch in batches:
+            samples.update(batch)
+            bounds.see(batch)
+            bounds.see_sorted(batch)
+            sieve.see(batch)
     return FileFacts(
         samples.rows,
         path.stat().st_size,
@@ -172,6 +175,15 @@ def _facts_of_samples(file: pq.ParquetFile, path: Path, sha256: str, sieve: Siev
         bounds.min_video_id,
         bounds.max_video_id,
     )
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
+    """The same batches; the next one is decoded in a thread while its predecessor is worked on."""
+    with ThreadPoolExecutor(1) as decoder:
+        coming = decoder.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = decoder.submit(next, batches, None)
+            yield batch
 
 
 def ids_in(store: ObjectStore, key: str, column: str, sieve: Sieve) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 
-from sqlalchemy import text
+import pyarrow as pa
 
 from atlas.archive.maintenance.compaction import forgotten_ids
 from atlas.archive.recovery.examination import (
@@ -163,16 +162,12 @@ async def _sieves(
     async with steps.database.transaction(read_only=True) as session:
         forgotten = frozenset(await forgotten_ids(session))
         digests = await ErasedDigests(session).all()
-        bounds = await session.execute(
-            text("SELECT min(timestamp), max(timestamp) FROM video_stats_log WHERE seq IS NULL")
-        )
-        first, last = bounds.one()
+        slices = _later_slices(view, batches, adopting)
+        hot = pa.array(await StaleSamples(session).hot_hours(), pa.int64()) if slices else None
     owner = steps.owner
-    slices = _later_slices(view, batches, adopting)
 
     def make() -> Sieve:
-        hot: tuple[datetime | None, datetime | None] = (first, last) if slices else (None, None)
-        return Sieve(owner, forgotten, digests, slices.__contains__, *hot)
+        return Sieve(owner, forgotten, digests, slices.__contains__, hot)
 
     return make
 

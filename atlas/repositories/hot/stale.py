@@ -19,6 +19,16 @@ class StaleSamples:
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
 
+    async def hot_hours(self) -> Sequence[int]:
+        """The hours since 1970 in which there are hot rows that were not restored."""
+        hours = await self.session.scalars(
+            text(
+                "SELECT DISTINCT floor(extract(epoch FROM timestamp) / 3600)::bigint "
+                "FROM video_stats_log WHERE seq IS NULL"
+            )
+        )
+        return hours.all()
+
     async def remove(self, later: Sequence[pa.Table]) -> int:
         """Move aside the hot rows that have the key of a row in ``later`` (video_id, timestamp, seq); returns
         how many. Restored rows stay: they compete by their ``seq``."""

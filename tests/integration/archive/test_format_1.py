@@ -15,6 +15,7 @@ import pytest
 
 from atlas.archive import Archiver
 from atlas.db import Database
+from atlas.errors import EpochBehind
 from atlas.ingest import record_samples
 from atlas.reader import StatsReader
 from atlas.tables.sample import stated_columns
@@ -23,7 +24,7 @@ from atlas.vault import LocalVault
 from tests.support import format_1
 from tests.support.samples import visible
 from tests.support.servers.postgres import Server
-from tests.support.sql import fetch
+from tests.support.sql import execute, fetch
 
 FIRST = datetime(2026, 1, 10, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -106,6 +107,27 @@ async def test_its_ledger_is_made_again_from_the_files(vault: LocalVault, empty:
     assert [row["video_id"] for row in collected] == ["finished-1", "finished-2"]
     assert (await archiver.compact()).failed == ()
     assert await visible(empty, vault) == format_1.expected()
+    assert await archiver.fsck(deep=True) == []
+
+
+async def test_a_backup_of_its_time_adopts_what_came_later(
+    database: Database, vault: LocalVault
+) -> None:
+    archiver = Archiver(database, vault)
+    await execute(database, "DELETE FROM archive_files WHERE dataset <> 'metrics' AND id % 2 = 0")
+    await execute(
+        database, "UPDATE archive_control SET epoch = epoch - 1, nonce = gen_random_uuid()"
+    )
+    with pytest.raises(EpochBehind):
+        await archiver.run(WEEK)
+    foreseen = await archiver.adopt(dry_run=True)
+    report = await archiver.adopt()
+    assert (foreseen.files, foreseen.rows) == (report.files, report.rows)
+    assert report.files > 0 and (report.missing, report.skipped) == ((), ())
+    for step in (archiver.compact(), archiver.collect_garbage(timedelta(0)), archiver.run(WEEK)):
+        assert await visible(database, vault) == format_1.expected()
+        await step
+    assert await visible(database, vault) == format_1.expected()
     assert await archiver.fsck(deep=True) == []
 
 

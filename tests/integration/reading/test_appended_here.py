@@ -44,14 +44,18 @@ async def views(database: Database, vault: Vault, video_id: str = "V") -> list[i
 
 
 async def test_what_waits_on_this_machine_is_read_like_the_rest(
-    database: Database, paced: Vault
+    database: Database, paced: Vault, tmp_path: Path
 ) -> None:
     paced.append_metrics([row(1)])
     paced.append_metrics([row(2), row(3, minute=1)])
     assert paced.pending().count >= 1
     assert await views(database, paced) == [2, 3]
     assert await StatsReader(database, paced).count() == 2
+    # another process of this machine shares the folder and nothing else
+    beside = Vault(LocalStore(tmp_path / "vault"), tmp_path / "home")
+    assert await views(database, beside) == [2, 3]
     paced.flush()
+    assert await views(database, beside) == [2, 3]
     assert paced.pending().count == 0
     assert await views(database, paced) == [2, 3]
 
