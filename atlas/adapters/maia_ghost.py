@@ -57,9 +57,9 @@ class GhostTrackingMixin:
         `update_watchlist_schedule` reports them.
         """
 
-        async def claim(limit: int) -> list[DueVideo]:
+        async def claim(limit: int, before: datetime | None) -> list[DueVideo]:
             async with self.database.autocommit() as session:
-                return await Watchlist(session).claim(limit, self._watchlist_head)
+                return await Watchlist(session).claim(limit, self._watchlist_head, before)
 
         due = await self._calendar.claim(batch_size, claim)
         return [

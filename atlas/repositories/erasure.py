@@ -10,7 +10,7 @@ from sqlalchemy import ARRAY, Text, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.repositories.ring.cohorts import Cohorts
-from atlas.repositories.ring.pages import Ring
+from atlas.repositories.ring.pages import Ring, RingReader
 
 #: Ids that were erased and must not come back, wherever a row of theirs still lies.
 FORGOTTEN = "FROM video_tombstones WHERE reason = 'forgotten'"
@@ -43,7 +43,7 @@ class ErasureReader:
         self.session = session
 
     async def counts(self, video_ids: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Rows of each id in ``videos``, ``watchlist`` and ``events``."""
+        """Rows of each id in ``videos``, ``watchlist`` (parked or not) and ``events``."""
         tables = {"videos": "videos WHERE id", "watchlist": "watchlist WHERE video_id"}
         tables["events"] = "system_events WHERE entity_id"
         found = {one: dict.fromkeys(tables, 0) for one in video_ids}
@@ -54,6 +54,8 @@ class ErasureReader:
                 _with_ids(query), {"ids": list(video_ids)}
             ):
                 found[video_id][name] = count
+        for video_id in (await RingReader(self.session).find(video_ids)).sampled:
+            found[video_id]["watchlist"] = 1
         return found
 
     async def barred(self) -> list[tuple[str, datetime | None]]:
@@ -92,8 +94,13 @@ class Erasure:
         )
 
     async def delete_rows(self, video_ids: Sequence[str]) -> ErasedRows:
-        """Delete samples, video, watchlist entry, and events with their deliveries."""
+        """Delete samples, video, watchlist entry, and events with their deliveries.
+
+        Locks as all others do: rows, then pages of the ring, then cohorts.
+        """
         counts = []
+        # who is turning the calendar has read the entries, and inserts their rows
+        await Cohorts(self.session).lock()
         await self.session.execute(
             _with_ids(
                 "DELETE FROM event_deliveries WHERE event_id IN (SELECT id FROM system_events "

@@ -152,12 +152,12 @@ class LeaseCounts:
 def claim_statement(queue: Queue) -> TextClause:
     """SQL that claims up to ``:limit`` rows under ``:token``, in queue order, from ``:since`` on.
 
-    Yields ``returning``, the token, the attempts, the database's time, from when on the row was
-    claimable, the place and the key. Rows whose attempts
-    are spent come with no token: they are in quarantine now. `SKIP LOCKED` lets any number of workers
-    claim at once without waiting for each other. The clock is read once, in a subquery, because an index
-    cannot serve a comparison with a volatile function; ``:since`` comes from there too, because for a
-    constant the planner would look up the index's least entry, over all dead ones, at each claim.
+    Claims none from ``:before`` on. Yields ``returning``, the token, the attempts, the database's time, from
+    when on the row was claimable, the place and the key. Rows whose attempts are spent come with no token:
+    they are in quarantine now. `SKIP LOCKED` lets any number of workers claim at once without waiting for
+    each other. The clock is read once, in a subquery, because an index cannot serve a comparison with a
+    volatile function; ``:since`` comes from there too, because for a constant the planner would look up the
+    index's least entry, over all dead ones, at each claim.
     """
     until, lease, attempts, error = _columns(queue)
     spent = f"q.{attempts} >= {MAX_ATTEMPTS}"
@@ -166,8 +166,9 @@ def claim_statement(queue: Queue) -> TextClause:
         ready += f" AND {claimable} >= (SELECT since FROM clock)"
     return text(f"""
         WITH clock AS MATERIALIZED (
-            SELECT clock_timestamp() AS now,
-                coalesce(CAST(:since AS timestamptz), '-infinity') AS since
+            SELECT now, coalesce(CAST(:since AS timestamptz), '-infinity') AS since
+            FROM (SELECT clock_timestamp() AS now) AS read
+            WHERE now < coalesce(CAST(:before AS timestamptz), 'infinity')
         ),
         picked AS MATERIALIZED (
             SELECT q.{queue.key} AS key, {claimable} AS claimable FROM {queue.table} q
@@ -244,14 +245,20 @@ class Leases(Repository):
         self.queue = queue
 
     async def claim(
-        self, limit: int, token: uuid.UUID | None = None, head: Head | None = None
+        self,
+        limit: int,
+        token: uuid.UUID | None = None,
+        head: Head | None = None,
+        before: datetime | None = None,
     ) -> list[tuple[Any, ...]]:
         """Lease up to ``limit`` rows, earliest first: ``returning``, lease, attempts, claimed_at.
 
         Those that are put into quarantine instead are logged and do not come. ``head`` is kept by the
-        caller, for a queue that knows from when on its rows are claimable.
+        caller, for a queue that knows from when on its rows are claimable. From ``before`` on, by the
+        database's clock, nothing is claimed.
         """
-        values: dict[str, Any] = {"limit": check_limit(limit), "token": token or uuid.uuid4()}
+        values: dict[str, Any] = {"limit": check_limit(limit), "before": before}
+        values["token"] = token or uuid.uuid4()
         if self.queue.claimable is None:
             head = None
         while True:

@@ -281,9 +281,11 @@ class Watchlist(WatchlistReader):
             added -= seen.sampled
         return len(added)
 
-    async def claim(self, limit: int, head: Head | None = None) -> list[DueVideo]:
-        """Lease up to ``limit`` due videos, earliest first; for ``head`` see there."""
-        rows = await Leases(self.session, TRACK).claim(limit, head=head)
+    async def claim(
+        self, limit: int, head: Head | None = None, before: datetime | None = None
+    ) -> list[DueVideo]:
+        """Lease up to ``limit`` due videos, earliest first; for the others see `Leases.claim`."""
+        rows = await Leases(self.session, TRACK).claim(limit, head=head, before=before)
         return [DueVideo(*row) for row in rows]
 
     async def record(self, token: uuid.UUID, outcomes: Sequence[Recorded]) -> set[str]:

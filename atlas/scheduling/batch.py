@@ -113,11 +113,11 @@ class Batch(Generic[ItemT]):
     async def _claim(self) -> None:
         self.failing = None
 
-        async def claim(limit: int) -> list[tuple[Any, ...]]:
+        async def claim(limit: int, before: datetime | None = None) -> list[tuple[Any, ...]]:
             async with self._claims.database.autocommit() as session:
                 self._token, self._items, self._clock = uuid.uuid4(), {}, time.monotonic()
                 return await Leases(session, self._kind.queue).claim(
-                    limit, self._token, self._claims.head_of(self._kind.queue)
+                    limit, self._token, self._claims.head_of(self._kind.queue), before
                 )
 
         if self._kind.queue is TRACK:

@@ -57,8 +57,6 @@ _MANY_PER_PAGE = 20
 _FEW_PAGES = 100
 #: Part of the budget that slow videos have whatever fast ones need.
 _LEAST_SLOW = 0.1
-#: Seconds before midnight in which nothing is granted, so that no claim of a grant falls into the next day.
-_BEFORE_MIDNIGHT = 10.0
 
 
 class Calendar:
@@ -69,6 +67,7 @@ class Calendar:
         self._turn_at = 0.0
         self._block = 0
         self._block_ends = 0.0
+        self._day_ends: datetime | None = None
 
     async def turn_if_due(self) -> int:
         """Wake what is due, at most once a minute; returns how many entries were woken."""
@@ -171,21 +170,28 @@ class Calendar:
             )
             return await cohorts.all()
 
-    async def claim(self, limit: int, claim: Callable[[int], Awaitable[list[RowT]]]) -> list[RowT]:
-        """Claim up to ``limit`` videos by ``claim``, after waking what is due, within the day's budget."""
+    async def claim(
+        self, limit: int, claim: Callable[[int, datetime | None], Awaitable[list[RowT]]]
+    ) -> list[RowT]:
+        """Claim up to ``limit`` videos, after waking what is due, within the day's budget.
+
+        ``claim`` is told how many, and by when by the database's clock: from then on it must claim nothing.
+        """
         check_limit(limit)
         await self.turn_if_due()
-        granted = await self._granted(limit)
-        if limit and not granted:
-            return []
-        claimed = await claim(granted)
-        self._give_back(granted - len(claimed))
-        return claimed
-
-    async def _granted(self, wanted: int) -> int:
         budget = get_settings().tracking_samples_per_day
-        if budget is None or not wanted:
-            return wanted
+        if budget is None or not limit:
+            return await claim(limit, None)
+        while granted := await self._granted(limit, budget):
+            day_ends = self._day_ends
+            claimed = await claim(granted, day_ends)
+            if day_ends == self._day_ends:  # else the rest belongs to a day that is over
+                self._block += granted - len(claimed)
+            if claimed or not await self._is_over(day_ends):
+                return claimed
+        return []
+
+    async def _granted(self, wanted: int, budget: int) -> int:
         if time.monotonic() >= self._block_ends:
             self._block = 0
         if self._block < wanted:
@@ -194,18 +200,23 @@ class Calendar:
         self._block -= granted
         return granted
 
-    def _give_back(self, samples: int) -> None:
-        if time.monotonic() < self._block_ends:
-            self._block += samples
-
     @retry_when_locked
     async def _take(self, wanted: int, budget: int) -> None:
         asked_at = time.monotonic()
         async with self.database.transaction() as session:
             grant = await TrackingBudget(session).grant(wanted, budget)
-        left = grant.seconds_left - _BEFORE_MIDNIGHT
-        self._block = self._block + grant.samples if left > 0 else 0
-        self._block_ends = asked_at + max(left, 0.0)
+        if grant.ends != self._day_ends:
+            self._block = 0
+        self._block += grant.samples
+        self._day_ends, self._block_ends = grant.ends, asked_at + grant.seconds_left
+
+    async def _is_over(self, day_ends: datetime | None) -> bool:
+        """Whether the day of a grant has ended. While a machine sleeps, its own clock may stand still."""
+        async with self.database.transaction(read_only=True) as session:
+            is_over = day_ends is not None and await RingReader(session).now() >= day_ends
+        if is_over and day_ends == self._day_ends:
+            self._block_ends = 0.0
+        return is_over
 
 
 @dataclass(frozen=True, slots=True)

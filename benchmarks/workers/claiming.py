@@ -126,6 +126,15 @@ async def _two_sizes(database: Database, least: int, most: int) -> Result:
     return Result(what, large.p99, f"{least:,} rows", small.p99, "ms", 1.5, most=True)
 
 
+async def compare(paces: Sequence[tuple[Pace, Database]]) -> None:
+    """Claims by 8 workers on watchlists of as many rows in several databases, in turn."""
+    for _ in range(_ROUNDS):
+        for pace, of in paces:
+            await _fill(of, 100_000)
+            async with _cycle_of_work(of, 8) as cycle:
+                await _measure(pace, cycle, 8, _CYCLES)
+
+
 async def _measure(pace: Pace, cycle: Cycle, workers: int, cycles: int) -> None:
     async def run(cycles: int, into: Pace) -> None:
         left = cycles
@@ -181,7 +190,9 @@ async def _cycle_of_session(database: Database, workers: int) -> AsyncIterator[C
         begun = time.perf_counter()
         async with pooled.transaction() as session:
             rows = (
-                await session.execute(statement, {"limit": _BATCH, "token": token, "since": None})
+                await session.execute(
+                    statement, {"limit": _BATCH, "token": token, "since": None, "before": None}
+                )
             ).all()
         seconds = time.perf_counter() - begun
         assert rows
@@ -205,7 +216,10 @@ async def _cycle_of_asyncpg(database: Database, workers: int) -> AsyncIterator[C
             token = uuid.uuid4()
             begun = time.perf_counter()
             rows = await pool.fetch(
-                claim, *_in_order(claim_statement(TRACK), limit=_BATCH, token=token, since=None)
+                claim,
+                *_in_order(
+                    claim_statement(TRACK), limit=_BATCH, token=token, since=None, before=None
+                ),
             )
             seconds = time.perf_counter() - begun
             assert rows

@@ -53,9 +53,9 @@ _TURNED = text("""
     ON CONFLICT (cohort, day) DO UPDATE SET distance = excluded.distance
     """)
 #: The key of the advisory lock that who turns the calendar holds.
-_TRY_LOCK = text(
-    "SELECT pg_try_advisory_xact_lock(hashtextextended('atlas.watchlist_calendar', 0))"
-)
+_LOCK_KEY = "hashtextextended('atlas.watchlist_calendar', 0)"
+_TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({_LOCK_KEY})")
+_LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
 _STRETCH = text("UPDATE watchlist_cohorts SET interval = :interval WHERE cohort = :cohort")
 
 
@@ -185,6 +185,10 @@ class Cohorts(CohortReader):
     async def try_lock(self) -> bool:
         """Whether this transaction may turn the calendar: one at a time."""
         return bool(await self.session.scalar(_TRY_LOCK))
+
+    async def lock(self) -> None:
+        """Wait for whoever turns the calendar, and let nobody do so while this transaction lasts."""
+        await self.session.execute(_LOCK)
 
     async def count(self, changes: Mapping[int, int]) -> None:
         """Add to the number of entries of cohorts; a new one begins at the first position."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from atlas.repositories.base import Repository, chunks
 from atlas.repositories.ring.page import KNOWN, Entries, Packed, joined, look_up, split, unpack
 from atlas.repositories.ring.positions import (
     LAST_POSITION,
+    ids_of,
     is_canonical,
     position,
     positions_of,
@@ -50,6 +51,11 @@ _RANGE = """
         SELECT coalesce(max(lower), :first) FROM watchlist_ring WHERE lower <= :first)
     ORDER BY lower
     """
+
+_NEXT = text("""
+    SELECT lower, upper, version, packed FROM watchlist_ring
+    WHERE lower >= :first ORDER BY lower LIMIT 64
+    """)
 
 _INSERT = text("""
     INSERT INTO watchlist_ring (lower, upper, version, entries, packed)
@@ -105,6 +111,16 @@ class RingReader(Repository):
     async def pages(self) -> int:
         """How many pages there are."""
         return int((await self.session.scalar(text("SELECT count(*) FROM watchlist_ring"))) or 0)
+
+    async def ids(self) -> AsyncIterator[list[str]]:
+        """Every id of the ring, in order of position, some 100,000 at a time."""
+        first, last = stored(0), stored(LAST_POSITION)
+        while first <= last:
+            rows = [_Row(*row) for row in await self.session.execute(_NEXT, {"first": first})]
+            if not rows:
+                return
+            first = rows[-1].upper + 1
+            yield ids_of(joined(unpack(row.packed, position(row.lower)) for row in rows).positions)
 
     async def has_changed(self, seen: Membership) -> bool:
         """Whether a page that `find` read was written since."""

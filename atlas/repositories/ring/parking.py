@@ -72,6 +72,10 @@ _WAKE = text("""
            coalesce(CAST(:woken_at AS timestamptz), '-infinity')
     FROM unnest(CAST(:ids AS text[]), CAST(:tiers AS text[]), CAST(:sampled AS timestamptz[]))
         AS woken (video_id, tier, last_tracked_at)
+    -- an erasure bars the id before it removes the entry
+    WHERE NOT EXISTS (
+        SELECT FROM video_tombstones t
+        WHERE t.video_id = woken.video_id AND t.reason = 'forgotten')
     ORDER BY video_id
     ON CONFLICT (video_id) DO NOTHING
     """)
@@ -169,21 +173,19 @@ class Parking(Repository):
         """Make rows of entries out of turn, due now: somebody reports them, or wants them soon."""
         if not cohorts:
             return
-        ids = sorted(cohorts)
         passes = await Cohorts(self.session).passes()
         ring = Ring(self.session)
+        ids: list[str] = []
         sampled: list[datetime | None] = []
-        for video_id, number in zip(ids, positions_of(ids).tolist(), strict=True):
+        for video_id in sorted(cohorts):
+            [number] = positions_of([video_id]).tolist()
             found = await ring.between(number, number)
-            sampled.append(
-                _moment(
-                    passes.get(cohorts[video_id], Passes()).last_sampled(
-                        number, int(found.days[0]), int(found.parked[0])
-                    )
-                )
-                if len(found)
-                else None
-            )
+            if not len(found):  # erased since it was looked up
+                continue
+            of_cohort = passes.get(cohorts[video_id], Passes())
+            day = of_cohort.last_sampled(number, int(found.days[0]), int(found.parked[0]))
+            ids.append(video_id)
+            sampled.append(_moment(day))
         # not by its calendar: the report does not remove the row
         tiers = [tier_of(cohorts[video_id]) for video_id in ids]
         await self._insert(ids, tiers, sampled, await self.now(), None)

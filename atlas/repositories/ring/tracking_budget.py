@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import text
 
@@ -19,7 +20,7 @@ _GRANT = text("""
         INSERT INTO tracking_budget (day) SELECT CAST(day AS date) FROM clock
         ON CONFLICT (day) DO NOTHING
     )
-    SELECT CAST(day AS date), seconds_left FROM clock
+    SELECT CAST(day AS date), seconds_left, timezone('UTC', day + interval '1 day') FROM clock
     """)
 _TAKE = text("""
     WITH before AS MATERIALIZED (
@@ -39,9 +40,10 @@ _GRANTED = text("""
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Samples that a worker may claim while the UTC day lasts."""
+    """Samples that a worker may claim before the UTC day ends, by the database's clock."""
 
     samples: int
+    ends: datetime
     seconds_left: float
 
 
@@ -50,11 +52,11 @@ class TrackingBudget(Repository):
 
     async def grant(self, wanted: int, budget: int) -> Grant:
         """Up to ``wanted`` of what is left of today's ``budget``."""
-        day, seconds_left = (await self.session.execute(_GRANT)).one()
+        day, seconds_left, ends = (await self.session.execute(_GRANT)).one()
         await self.session.execute(_FORGET_OLD, {"day": day})
         values = {"day": day, "wanted": wanted, "budget": budget}
         granted = (await self.session.execute(_TAKE, values)).scalar_one()
-        return Grant(granted, float(seconds_left))
+        return Grant(granted, ends, float(seconds_left))
 
     async def granted(self) -> int:
         """Samples that were granted today."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
 
 from atlas.adapters.maia import MaiaDAO
 from atlas.archive.maintenance.erasure import Erasure
@@ -23,54 +21,8 @@ from atlas.scheduling import Work
 from atlas.scheduling.calendar import Calendar, intervals, slow_share
 from atlas.status import gather
 from atlas.types import Sample
+from tests.support.parked import in_ring, parked, played, slow_rows, video_ids
 from tests.support.sql import execute, fetch, scalar
-
-
-def video_ids(count: int, start: int = 0) -> list[str]:
-    """Ids of YouTube's shape."""
-    return [
-        base64.urlsafe_b64encode((number * 2_654_435_761 % 2**64).to_bytes(8))[:11].decode()
-        for number in range(start + 1, start + 1 + count)
-    ]
-
-
-async def slow_rows(
-    database: Database, ids: list[str], tier: str = "WEEKLY", now: datetime | None = None
-) -> None:
-    """Rows that were sampled a day before and wait for their week."""
-    now = now or datetime.now(UTC)
-    async with database.transaction() as session:
-        await session.execute(
-            text(
-                "INSERT INTO watchlist (video_id, tracking_tier, last_tracked_at, next_track_at) "
-                "SELECT unnest(CAST(:ids AS text[])), :tier, :sampled, :due"
-            ),
-            {
-                "ids": ids,
-                "tier": tier,
-                "sampled": now - timedelta(days=1),
-                "due": now + timedelta(days=6),
-            },
-        )
-
-
-async def parked(
-    database: Database, ids: list[str], tier: str = "WEEKLY", now: datetime | None = None
-) -> Calendar:
-    await slow_rows(database, ids, tier, now)
-    calendar = Calendar(database)
-    assert (await calendar.park(now)).videos == len(ids)
-    if now is not None:
-        async with database.transaction() as session:
-            await session.execute(
-                text("UPDATE watchlist_cohorts SET turned_at = :now"), {"now": now}
-            )
-    return calendar
-
-
-async def in_ring(database: Database, ids: list[str]) -> dict[str, int]:
-    async with database.transaction(read_only=True) as session:
-        return dict((await RingReader(session).find(ids)).cohorts)
 
 
 async def test_parked_videos_are_on_the_watchlist_and_cost_no_row(database: Database) -> None:
@@ -108,20 +60,6 @@ async def test_rows_that_are_not_quiet_stay_rows(database: Database) -> None:
         await execute(database, f"UPDATE watchlist SET {change} WHERE video_id = '{video_id}'")
     await slow_rows(database, ["not-of-youtube"])
     assert (await Calendar(database).park()).videos == 0
-
-
-async def played(
-    calendar: Calendar, database: Database, since: datetime, hours: int, step: int = 6
-) -> Counter[str]:
-    """Turn the calendar for so many hours, report what is woken at once; how often each video was."""
-    woken: Counter[str] = Counter()
-    for hour in range(step, hours + step, step):
-        await calendar.turn(since + timedelta(hours=hour))
-        woken.update(
-            row["video_id"] for row in await fetch(database, "SELECT video_id FROM watchlist")
-        )
-        await execute(database, "DELETE FROM watchlist")
-    return woken
 
 
 async def test_a_round_wakes_every_video_once(database: Database) -> None:

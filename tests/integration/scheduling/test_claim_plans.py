@@ -111,7 +111,7 @@ async def test_a_claim_finds_its_batch_in_the_order_of_its_index(
     kind: str, session: AsyncSession
 ) -> None:
     statement = claim_statement(KINDS[kind].queue)
-    values = {"limit": BATCH, "token": uuid4(), "since": None}
+    values = {"limit": BATCH, "token": uuid4(), "since": None, "before": None}
     plan = await session.scalar(
         text(f"EXPLAIN (FORMAT JSON) {statement.text}"),
         {name: value for name, value in values.items() if f":{name}" in statement.text},

@@ -39,7 +39,7 @@ class Kind:
 
     def values(self, limit: int) -> dict[str, Any]:
         """The values of the statement; only queues in the order of time can begin in the middle."""
-        values = {"limit": limit, "token": uuid4(), "since": None}
+        values = {"limit": limit, "token": uuid4(), "since": None, "before": None}
         return {name: value for name, value in values.items() if f":{name}" in self.statement.text}
 
     async def expire(self, database: Database) -> None:

@@ -1,0 +1,105 @@
+"""Works on the calendar of slow videos in a process of its own, which kills itself at a statement."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import event
+
+from atlas.config import reset_settings
+from atlas.db import Database, migrations
+from atlas.repositories.erasure import Erasure
+from atlas.repositories.watchlist import TrackingReport, Watchlist
+from atlas.scheduling.calendar import Calendar
+from atlas.types import TrackingTier
+
+#: What a job is given: the time that it takes for now, and ids.
+Job = Callable[[Database, datetime, list[str]], Awaitable[object]]
+
+
+async def _forget(database: Database, now: datetime, ids: list[str]) -> None:
+    async with database.transaction() as session:
+        await Erasure(session).bar(ids)
+        await Erasure(session).delete_rows(ids)
+
+
+async def _report(database: Database, now: datetime, ids: list[str]) -> None:
+    hour = datetime.resolution * 3_600_000_000
+    reports = [TrackingReport(one, TrackingTier.HOURLY, now, now + hour) for one in ids]
+    async with database.transaction() as session:
+        await Watchlist(session).report(reports)
+
+
+JOBS: dict[str, Job] = {
+    "park": lambda database, now, ids: Calendar(database).park(now),
+    "turn": lambda database, now, ids: Calendar(database).turn(now),
+    "plan": lambda database, now, ids: Calendar(database).plan(now),
+    "forget": _forget,
+    "report": _report,
+    "downgrade": lambda database, now, ids: migrations.downgrade(database, ids[0]),
+}
+
+
+class Forks:
+    """A process that forks for each job: that takes milliseconds."""
+
+    def __init__(self, url: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        self._orders, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, url, dict(os.environ)))
+        self._process.start()
+        theirs.close()
+
+    def run(self, job: str, now: datetime, ids: list[str], kill_at: int, **variables: str) -> bool:
+        """Do the job, up to its ``kill_at``-th statement or commit; returns whether it had fewer."""
+        self._orders.send((job, now, ids, kill_at, variables))
+        code = self._orders.recv()
+        assert code in (0, -signal.SIGKILL), f"{job} ended with {code}"
+        return bool(code == 0)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.join()
+        self._orders.close()
+
+
+def _serve(orders: Any, url: str, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    while True:
+        job, now, ids, kill_at, variables = orders.recv()
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                os.environ.update(variables)
+                reset_settings()
+                asyncio.run(_work(job, url, now, ids, kill_at))
+                code = 0
+            finally:
+                os._exit(code)
+        orders.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+async def _work(job: str, url: str, now: datetime, ids: list[str], kill_at: int) -> None:
+    database = Database(url)
+    steps = itertools.count(1)
+
+    def step(*_: Any, **__: Any) -> None:
+        if next(steps) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    engine = (await database.engine()).sync_engine
+    event.listen(engine, "before_cursor_execute", step)
+    event.listen(engine, "commit", step)
+    try:
+        await JOBS[job](database, now, ids)
+    finally:
+        await database.close()
