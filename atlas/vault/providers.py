@@ -104,7 +104,7 @@ class LocalVault(Vault):
             settings = settings or get_settings()
             home = home or settings.atlas_home
             path = settings.atlas_home / "vault" / check_folder(settings.vault_prefix)
-        super().__init__(LocalStore(path), home)
+        super().__init__(LocalStore(path, card=True), home)
 
 
 class MemoryVault(Vault):

@@ -9,17 +9,12 @@ from __future__ import annotations
 import re
 
 from atlas.logging import get_logger
-from atlas.types import Dataset
+from atlas.vault.stores.card import TEXT, tables
 
 log = get_logger(__name__)
 
 _METADATA = re.compile(r"(metadata/\d{4}-\d\d-\d\d)/([A-Za-z0-9_-]{1,64})\.json")
 _SHARDED = re.compile(r"(metadata/\d{4}-\d\d-\d\d)/[A-Za-z0-9_-]{1,2}/([A-Za-z0-9_-]{1,64}\.json)")
-_TEXT = """
-Video statistics kept by Atlas, as tables that `datasets.load_dataset` reads by name: `video_stats`,
-`metrics` and `videos`. Of several rows with the same `video_id` and `timestamp` the one with the highest
-`seq` counts.
-"""
 
 
 def sharded(key: str) -> str:
@@ -50,16 +45,9 @@ def completed_card(text: str | None, prefix: str) -> str | None:
     import yaml  # type: ignore[import-untyped]  # ships no types
     from huggingface_hub import DatasetCard
 
-    ours = [
-        {"config_name": str(name), "data_files": f"{prefix}{name}/{folders}*.parquet"}
-        for name, folders in (
-            (Dataset.STATS, "*/"),
-            (Dataset.METRICS, "*/*/"),
-            (Dataset.VIDEOS, "*/"),
-        )
-    ]
+    ours = [{"config_name": name, "data_files": files} for name, files in tables(prefix).items()]
     try:
-        card = DatasetCard(f"---\nconfigs: []\n---\n{_TEXT}" if text is None else text)
+        card = DatasetCard(f"---\nconfigs: []\n---\n{TEXT}" if text is None else text)
         there = card.data.get("configs") or []
         named = {config["config_name"] for config in there}
         missing = [config for config in ours if config["config_name"] not in named]

@@ -24,8 +24,9 @@ from filelock import FileLock, Timeout
 from atlas.errors import VaultDenied, VaultUnavailable
 from atlas.types import ObjectInfo
 from atlas.vault import files
-from atlas.vault.layout import check_folder, check_key, file_uri
+from atlas.vault.layout import CARD, check_folder, check_key, file_uri
 from atlas.vault.stores.base import COPY_BYTES, FsspecStore, Source, taken
+from atlas.vault.stores.card import fresh_card, tables
 
 #: Seconds after which a process that keeps the lock counts as stuck: it is held for a rename only.
 _LOCK_SECONDS = 30.0
@@ -37,10 +38,11 @@ class LocalStore(FsspecStore):
     A write goes to a hidden temporary file, is flushed to the disk and then given its name, so that an
     object is there whole or not at all, for other processes and after a power cut too. Replacing,
     deleting and swapping take turns under a lock file, between processes too. Symbolic links below
-    ``root`` are refused.
+    ``root`` are refused. With ``card`` the first write of a table leaves a dataset card, if there is none.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, card: bool = False) -> None:
+        self._card_due = card
         self.root = Path(os.path.realpath(Path(root).expanduser()))
         uri = file_uri(self.root.as_posix()).rstrip("/")
         super().__init__(uri, f"{uri}/")
@@ -88,6 +90,7 @@ class LocalStore(FsspecStore):
                 staged = self._stage(path, source)
                 with _unless_named(staged), self._lock():
                     files.replace(staged, path)
+            self._leave_card(key)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove files; those already gone are no error."""
@@ -130,6 +133,20 @@ class LocalStore(FsspecStore):
                     files.create(staged, path)
                 except FileExistsError:
                     raise taken(key) from None
+        self._leave_card(key)
+
+    def _leave_card(self, key: str) -> None:
+        """After the first file of a table. A person's own card stays, and one that cannot be written is no
+        reason to fail: the next process tries."""
+        if not self._card_due or key.split("/", 1)[0] not in tables(""):
+            return
+        self._card_due = False
+        path = self.root / CARD
+        with contextlib.suppress(OSError):
+            if not path.exists():
+                staged = files.stage(self.root, lambda target: target.write(fresh_card().encode()))
+                with _unless_named(staged):
+                    files.create(staged, path)
 
     def _open(self, key: str) -> Source:
         try:
@@ -181,6 +198,8 @@ class LocalStore(FsspecStore):
             if entry.is_symlink():
                 raise VaultDenied(f"{entry.path} is a symbolic link", path=prefix)
             # in the order of keys "a.b" comes before what is in the folder "a"
+            if not prefix and entry.name == CARD:
+                continue
             is_folder = entry.is_dir()
             name = unicodedata.normalize("NFC", entry.name)
             named.append((f"{name}/" if is_folder else name, entry, is_folder))

@@ -1,0 +1,31 @@
+"""The dataset card: by its head `datasets.load_dataset` and the Hub know which files are which table."""
+
+from __future__ import annotations
+
+from atlas.types import Dataset
+
+TEXT = """
+Video statistics kept by Atlas, as tables that `datasets.load_dataset` reads by name: `video_stats`,
+`metrics` and `videos`. Of several rows with the same `video_id` and `timestamp` the one with the highest
+`seq` counts.
+"""
+
+
+def tables(prefix: str) -> dict[str, str]:
+    """Which files are a table, by its name."""
+    return {
+        str(name): f"{prefix}{name}/{folders}*.parquet"
+        for name, folders in (
+            (Dataset.STATS, "*/"),
+            (Dataset.METRICS, "*/*/"),
+            (Dataset.VIDEOS, "*/"),
+        )
+    }
+
+
+def fresh_card() -> str:
+    """The card of a vault that has none."""
+    configs = "".join(
+        f"- config_name: {name}\n  data_files: {files}\n" for name, files in tables("").items()
+    )
+    return f"---\nconfigs:\n{configs}---\n{TEXT}"
