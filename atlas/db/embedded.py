@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-
 from atlas.errors import ConfigurationError, DatabaseUnavailable
 
 #: Seconds that a server may take to start, recovery after a crash included.
