@@ -1,6 +1,6 @@
 """The scenarios that are searched. Each is small enough to be searched whole.
 
-Those of `WIDE` take minutes and are searched by ``make chaos``.
+Those of `WIDE` take long, and are searched where ATLAS_CHAOS is set.
 """
 
 from __future__ import annotations
