@@ -236,9 +236,21 @@ def _fit(
     # line by line, so that a quote which is never closed says nothing of the others
     following = [line for line in lines[place + 1 : 100] if line.strip()]
     share = sum(_width(line, dialect) == len(row) for line in following) / max(1, len(following))
-    # a quote here and there that is none makes no table without quotes
-    fit = round(share, 2) - (0.0 if dialect.quote else 0.2)
+    # a quote here and there that is none makes no table without quotes; cells that keep theirs were not read
+    cells = [cell for _, one in rows for cell in one if cell]
+    kept = sum(cell[0] in "\"'" and cell[0] == cell[-1] for cell in cells) / max(1, len(cells))
+    fit = round(share - 0.3 * kept, 2) - (0.0 if dialect.quote else 0.2)
+    if dialect.escape and _escapes(lines, dialect.quote):
+        fit += 0.05
     return (*best[0][:3], fit, float(len(row))), place, _names(row)
+
+
+def _escapes(lines: Sequence[str], quote: str) -> bool:
+    """Whether quotes in cells are escaped, and none is doubled."""
+    text = "".join(lines[:100])
+    inside = text.replace(f"{quote}{quote}\n", "").replace(f"{quote * 2}\r", "")
+    doubled = re.search(f"[^{quote}\\W]{quote * 2}[^{quote}\\W]", inside)
+    return f"\\{quote}" in text and doubled is None
 
 
 def _width(line: str, dialect: Dialect) -> int:

@@ -7,6 +7,7 @@ Compression is peeled off layer by layer, in bounded memory. What is no table is
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -236,12 +237,20 @@ def check_kind(name: str, head: bytes) -> None:
         raise refuse(name, "a tar archive: unpack it and import the folder")
     if head.startswith((b"PAR1", *_UTF16)):
         return
-    if len(head) - len(head.translate(None, _CONTROLS)) > len(head) // 100 and not _like_utf16(
-        head
-    ):
+    controls = len(head) - len(head.translate(None, _CONTROLS))
+    nuls = head.count(b"\0") > len(head) // 50
+    if (nuls or (controls > len(head) // 100 and not _is_utf8(head))) and not _like_utf16(head):
         raise refuse(
             name, "no text and no table that is known", "CSV, JSON or Parquet can be imported"
         )
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a character may be cut at the end
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _like_utf16(head: bytes) -> bool:

@@ -202,14 +202,17 @@ def reader(
         return lambda value: parse_date(value, formats, year, zero_lost=zero_lost)
     orders = {shape: survey.order_of(shape) for shape in survey.orders}
     pair = _pair_format(survey, year)
+    zero_lost = bool(pair) and _lost_zeros(survey, pair)
 
     def read(value: str) -> datetime:
-        moment = plain(value)
-        if moment is None and (match := _PARTS.fullmatch(value)):
-            order = orders.get(_shape(match) or "")
-            moment = _in_order(match, order) if order else None
-        elif moment is None and pair and _PAIR.fullmatch(value):
-            return parse_date(value, pair, year, zero_lost=_lost_zeros(survey, pair))
+        match = _PARTS.fullmatch(value)
+        order = orders.get(_shape(match) or "") if match else None
+        if match and order and order != "ymd":
+            moment = _in_order(match, order)
+        else:
+            moment = plain(value) or (_in_order(match, order) if match and order else None)
+        if moment is None and pair and _PAIR.fullmatch(value):
+            return parse_date(value, pair, year, zero_lost=zero_lost)
         if moment is None:
             raise ValueError(
                 f"not a date that is known; say how it is written with {survey.option}"

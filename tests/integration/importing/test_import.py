@@ -10,6 +10,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
@@ -17,6 +18,7 @@ from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.importing.importer import Options, import_files
 from atlas.reader import StatsReader
+from atlas.repositories.hot.bulk import BulkStats
 from atlas.vault import LocalVault
 from tests.support.cli import Run
 
@@ -58,21 +60,21 @@ def rejected_rows(path: str) -> list[dict[str, str]]:
 
 
 @needs_real_input
-async def test_the_real_export_is_counted_to_the_row_and_survives_the_archive(
+async def test_the_real_export_is_counted_to_the_row_and_an_identical_one_rewrites_nothing(
     database: Database, tmp_path: Path
 ) -> None:
     rows, good = expected()
-    report = await import_files(database, [REAL], FORMAT)
+    vault = LocalVault(tmp_path / "vault")
+    reader = StatsReader(database, vault)
+    report = await import_files(database, [REAL], FORMAT, vault=vault)
     assert report.rows == rows == report.good + report.bad
-    assert report.samples == len(good)
+    assert report.samples == report.new == len(good)
     assert report.videos == len({video_id for video_id, _ in good})
     bad = rejected_rows(str(report.rejected))
     # the other stray date stands in a row whose id is bad already
     assert len(bad) == report.bad == 116
     assert sum(one["value"] == "#NAME?" and one["field"] == "video_id" for one in bad) == 115
     assert [one["value"] for one in bad if one["field"] == "date"] == ["24.09l7yxJDFvTRM"]
-    vault = LocalVault(tmp_path / "vault")
-    reader = StatsReader(database, vault)
 
     async def shown() -> dict[tuple[str, datetime], tuple[int, int | None, int]]:
         found = {}
@@ -88,6 +90,9 @@ async def test_the_real_export_is_counted_to_the_row_and_survives_the_archive(
     assert await shown() == good
     archived = await Archiver(database, vault).run(timedelta(days=7))
     assert archived.rows == len(good)
+    # the whole column says what the format does
+    again = await import_files(database, [REAL], Options(year=2017), vault=vault)
+    assert (again.new, again.replaced, again.unchanged) == (0, 0, len(good))
     assert await shown() == good
     assert await reader.count() == len(good)
     async with database.transaction() as session:
@@ -101,23 +106,6 @@ async def test_the_real_export_is_counted_to_the_row_and_survives_the_archive(
             )
         ).one()
     assert tuple(counts) == (report.videos, report.videos, 0, 0)
-
-
-@needs_real_input
-async def test_an_identical_import_rewrites_nothing_before_the_archive_and_after(
-    database: Database, tmp_path: Path
-) -> None:
-    vault = LocalVault(tmp_path / "vault")
-    asked = Options(year=2017)  # the whole column says the rest
-    first = await import_files(database, [REAL], asked, vault=vault)
-    assert (first.new, first.replaced, first.unchanged) == (first.samples, 0, 0)
-    again = await import_files(database, [REAL], asked, vault=vault)
-    assert (again.new, again.replaced, again.unchanged) == (0, 0, first.samples)
-    await Archiver(database, vault).run(timedelta(days=7))
-    cold = await import_files(database, [REAL], asked, vault=vault)
-    assert cold == again
-    async with database.transaction() as session:
-        assert await session.scalar(text("SELECT count(*) FROM video_stats_log")) == 0
 
 
 async def test_a_later_export_replaces_what_it_knows_and_nothing_else(
@@ -162,19 +150,29 @@ async def test_the_last_row_of_a_repeated_sample_wins_wherever_it_stands(
     assert history["views"].to_pylist() == [6, 5]
 
 
-async def test_a_long_history_needs_no_more_locks_than_a_server_has(
-    database: Database, tmp_path: Path
+async def test_one_transaction_locks_few_partitions_however_long_a_history_is(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = datetime(2000, 1, 1, tzinfo=UTC)
-    days = [first + timedelta(days=n) for n in range(400)]
+    monkeypatch.setattr("atlas.ingest.PARTITIONS", 4)
+    written: list[set[datetime]] = []
+    upsert = BulkStats.upsert_table
+
+    async def watched(self: BulkStats, samples: pa.Table, *, latest: datetime) -> int:
+        written.append(set(samples["timestamp"].to_pylist()))
+        return await upsert(self, samples, latest=latest)
+
+    monkeypatch.setattr(BulkStats, "upsert_table", watched)
+    days = [datetime(2000, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(10)]
+    lines = [
+        f"{video},{day:%Y-%m-%d},{n}"
+        for n, day in enumerate(days)
+        for video in ("jt2OHQh0HoQ", "9bZkp7q19f0")
+    ]
     path = tmp_path / "history.csv"
-    path.write_text(
-        "\n".join(
-            ["id,date,views", *(f"jt2OHQh0HoQ,{day:%Y-%m-%d},{n}" for n, day in enumerate(days))]
-        )
-    )
+    path.write_text("\n".join(["id,date,views", *lines]))
     report = await import_files(database, [path], vault=LocalVault(tmp_path / "vault"))
-    assert report.new == len(days)
+    assert (report.new, [len(one) for one in written]) == (20, [4, 4, 2])
+    assert set.union(*written) == set(days)
 
 
 def test_by_command_nothing_good_is_a_failure_and_the_input_stays(
