@@ -12,7 +12,7 @@ from atlas.archive.fencing.epoch import read_control, record_adoption, swap_for_
 from atlas.archive.maintenance.fsck import stored
 from atlas.archive.recovery.examination import NOT_WHOLE, look_at
 from atlas.archive.recovery.ownership import claim_prefix
-from atlas.archive.recovery.taking import Adopting, Taken, replaced_keys, take_in
+from atlas.archive.recovery.taking import Adopting, Taken, replaced_keys, same_slice, take_in
 from atlas.archive.recovery.view import View, look
 from atlas.archive.session import Steps
 from atlas.db import Database
@@ -117,6 +117,11 @@ async def survey(
     live = {key for key, file in view.ledger.items() if file.state == ArchiveState.LIVE}
     missing = {file.object_key for file in view.missing}
     replaced = replaced_keys(batches, (live | (view.found.keys() - view.condemned)) - missing)
+    there = {same_slice(file) for key, file in view.ledger.items() if key in live - missing}
+    there |= {
+        (one.new.dataset, one.new.seq, one.rows, one.fingerprint) for one in view.found.values()
+    }
+    replaced |= {file.object_key for file in view.missing if same_slice(file) in there}
     taken.replaced, taken.missing = sorted(missing & replaced), sorted(missing - replaced)
     taken.forgotten = len({one for found in recorded.values() for one in found} - barred)
     epoch = max(control.epoch, other.epoch if other else 0) + 1

@@ -119,6 +119,14 @@ def replaced_keys(batches: Iterable[BatchRecord], there: Collection[str]) -> fro
         waiting = [one for one in waiting if one not in complete]
 
 
+def same_slice(file: FileRecord) -> tuple[object, ...]:
+    """What two files that hold the same rows have in common: a slice that was sent back has two names.
+
+    Both count, because another history may delete one of them. Where one is missing the other stands for it.
+    """
+    return file.dataset, file.seq, file.row_count, file.fingerprint
+
+
 def _refuse_the_future(view: View) -> None:
     highest = view.highest_seq
     later = [
@@ -262,12 +270,9 @@ async def _take(
             await ledger.write(found, steps.store.identity, ArchiveState.ASIDE)
             taken.aside += 1
             return
-        state = await ledger.take(found, steps.store.identity)
+        await ledger.take(found, steps.store.identity)
         stale = await StaleSamples(session).remove(sieve.later)
         await _bar(ledger, sieve)
-    if state is ArchiveState.RETIRED:
-        taken.skipped.append(f"{key}: the same slice as another file")
-        return
     taken.count(found)
     taken.stale_rows += stale
     taken.only_there += found.facts.row_count if later and not footer.new.merged else 0
@@ -286,10 +291,11 @@ async def _replace(steps: Steps, view: View, batches: list[BatchRecord], taken: 
     async with steps.database.transaction() as session:
         ledger = LedgerAdoption(session, steps.fence)
         await ledger.hold()
-        live = {
-            file.object_key for file in await ledger.all_files() if file.state == ArchiveState.LIVE
-        }
+        files = [file for file in await ledger.all_files() if file.state == ArchiveState.LIVE]
+        live = {file.object_key for file in files}
+        there = {same_slice(file) for file in files if file.object_key not in missing}
         replaced = replaced_keys(batches, live - missing)
+        replaced |= {file.object_key for file in view.missing if same_slice(file) in there}
         taken.replaced = sorted(missing & replaced)
         taken.missing = sorted((missing & live) - replaced)
         await ledger.mark_gone(missing & replaced & live)

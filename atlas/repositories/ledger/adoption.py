@@ -57,26 +57,10 @@ class LedgerAdoption(LedgerWriter):
         )
         return int(begun or 0)
 
-    async def take(self, file: FoundFile, vault: str) -> ArchiveState:
-        """Write the ledger row of a file that was found: it counts from the commit on.
-
-        The same slice again, under another name, is retired at once. Returns the state.
-        """
-        new, facts = file.new, file.facts
-        twin = await self.session.scalar(
-            select(ArchiveFile.id).where(
-                ArchiveFile.dataset == new.dataset,
-                ArchiveFile.seq == new.seq,
-                ArchiveFile.row_count == facts.row_count,
-                ArchiveFile.fingerprint == facts.fingerprint,
-                ArchiveFile.state == ArchiveState.LIVE,
-            )
-        )
-        state = ArchiveState.LIVE if twin is None else ArchiveState.RETIRED
-        await self.write(file, vault, state)
-        if state is ArchiveState.LIVE:
-            await self._collect(file)
-        return state
+    async def take(self, file: FoundFile, vault: str) -> None:
+        """Write the ledger row of a file that was found: it counts from the commit on."""
+        await self.write(file, vault, ArchiveState.LIVE)
+        await self._collect(file)
 
     async def write(self, file: FoundFile, vault: str, state: ArchiveState) -> None:
         """Write the ledger row of a file that was found, in this state."""

@@ -22,7 +22,7 @@ from atlas.archive import Archiver
 from atlas.archive.export.slices import Run
 from atlas.archive.session import Steps
 from atlas.db import Database
-from atlas.errors import Conflict, EpochBehind, WrongVault
+from atlas.errors import Conflict, EpochBehind, VerificationFailed, WrongVault
 from atlas.repositories.ledger.control import ControlWriter
 from atlas.vault import LocalVault
 from tests.support.histories import WEEK, History
@@ -465,6 +465,42 @@ async def test_a_slice_verified_at_the_backup_is_proved_again(
     await history.put_back(backup)
     await history.archiver.adopt()
     await in_order(history, {"A@1": 1, "B@1": 2})
+
+
+async def test_a_slice_under_two_names_is_lost_by_no_history(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sent back, and the process died: a copy finds both, either side deletes what it calls dead."""
+    await history.archive("keep", 0, hour=48)
+    await history.write("A", 1)
+    backup = await history.backup()
+    original = history.current
+
+    async def die(*_: Any) -> None:
+        raise RuntimeError("it died")
+
+    async def misread(*_: Any) -> None:
+        raise VerificationFailed("it was misread")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="it died"):
+        patch.setattr(Run, "_prove", misread)
+        patch.setattr(Steps, "delete_files", die)
+        await history.archiver.run(WEEK)
+    await history.archiver.run(WEEK)
+    assert len(history.files()) == 3
+    shown = {"keep@48": 0, "A@1": 1}
+    assert await history.seen() == shown
+    await history.put_back(backup)
+    await history.archiver.adopt()
+    assert await history.seen() == shown
+    await history.clean()
+    for url in (original, history.current, original):
+        await history.put_back(url)
+        report = await history.archiver.adopt()
+        assert report.missing == ()
+        assert await history.seen() == shown
+        await history.clean()
+    await in_order(history, shown)
 
 
 async def test_an_adoption_that_died_is_finished_by_another(
