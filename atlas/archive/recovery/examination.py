@@ -53,6 +53,40 @@ def look_at(store: ObjectStore, key: str) -> Footer | None:
         return _footer(pq.read_metadata(source).metadata or {}, key, store.identity)
 
 
+class LaterRows:
+    """Keys and ``seq`` of rows, on this machine's disk: a file may hold any number of them."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file: Any = None
+        self._writer: Any = None
+
+    def begin(self, folder: Path) -> None:
+        """Start anew; what is added lies in ``folder``."""
+        self.close()
+        self._path = folder / "later.arrow"
+        self._path.unlink(missing_ok=True)
+
+    def add(self, rows: pa.Table) -> None:
+        """Keep some rows."""
+        if self._writer is None:
+            self._file = pa.OSFile(str(self._path), "wb")
+            self._writer = pa.ipc.new_stream(self._file, rows.schema)
+        self._writer.write_table(rows)
+
+    def close(self) -> None:
+        """All are added. Repeatable."""
+        if self._writer is not None:
+            self._writer.close()
+            self._file.close()
+            self._writer = self._file = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        if self._path is not None and self._path.exists():
+            with pa.OSFile(str(self._path)) as file, pa.ipc.open_stream(file) as batches:
+                yield from batches
+
+
 @dataclass(slots=True)
 class Sieve:
     """What is looked for in the rows of a file, and was found there.
@@ -67,7 +101,7 @@ class Sieve:
     is_later_slice: Callable[[int], bool] = lambda seq: False
     hot_hours: pa.Array | None = None
     met: set[str] = field(default_factory=set)
-    later: list[pa.Table] = field(default_factory=list)
+    later: LaterRows = field(default_factory=LaterRows)
 
     def see_ids(self, ids: pa.Array) -> None:
         """Look at the ids of some rows."""
@@ -92,15 +126,17 @@ class Sieve:
         )
         rows = pa.Table.from_batches([batch]).select(["video_id", "timestamp", "seq"]).filter(mask)
         if rows.num_rows:
-            self.later.append(rows)
+            self.later.add(rows)
 
 
 def examine(store: ObjectStore, key: str, folder: Path, sieve: Sieve) -> FoundFile | None:
     """Read an object whole and compare it with its own footer; None if there is no such object.
 
+    The sieve keeps its finds in ``folder``.
+
     Raises one of `NOT_WHOLE`, which says what is wrong, for what is not a whole file of the sieve's owner.
     """
-    sieve.later.clear()
+    sieve.later.begin(folder)
     fetched = read_back(store, key, folder)
     if fetched is None:
         return None
@@ -159,7 +195,10 @@ def _facts_of_videos(table: pa.Table, path: Path, sha256: str) -> FileFacts:
 
 def _facts_of_samples(file: pq.ParquetFile, path: Path, sha256: str, sieve: Sieve) -> FileFacts:
     samples, bounds = Fingerprint(stated_columns(file.metadata.metadata or {})), Bounds()
-    with contextlib.closing(_ahead(file.iter_batches(batch_size=ROW_GROUP_ROWS))) as batches:
+    with (
+        contextlib.closing(_ahead(file.iter_batches(batch_size=ROW_GROUP_ROWS))) as batches,
+        contextlib.closing(sieve.later),
+    ):
         for batch in batches:
             samples.update(batch)
             bounds.see(batch)

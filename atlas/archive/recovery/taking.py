@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -93,7 +94,8 @@ async def take_in(
     for number, (key, footer) in enumerate(view.found.items()):
         if progress is not None:
             progress(number, len(view.found), key)
-        await _take(steps, key, footer, view, make_sieve(), adopting, taken)
+        with workdir() as folder:
+            await _take(steps, key, footer, view, make_sieve(), adopting, taken, folder)
     await _replace(steps, view, batches, taken)
     log.warning(
         "archive_files_taken_in",
@@ -198,15 +200,16 @@ def _later_slices(
     return frozenset(seq for seq in seqs if seq > adopting.since)
 
 
-async def _examined(steps: Steps, key: str, sieve: Sieve) -> tuple[FoundFile | None, str | None]:
+async def _examined(
+    steps: Steps, key: str, sieve: Sieve, folder: Path
+) -> tuple[FoundFile | None, str | None]:
     """A file read whole, or why it is none; both None where there is no such object."""
     why = ""
     for _ in range(2):  # what is judged dead or left out must not be so for a read that went wrong
-        with workdir() as folder:
-            try:
-                return await offload(examine, steps.store, key, folder, sieve), None
-            except NOT_WHOLE as error:
-                why = f"not a whole file of Atlas: {error}"
+        try:
+            return await offload(examine, steps.store, key, folder, sieve), None
+        except NOT_WHOLE as error:
+            why = f"not a whole file of Atlas: {error}"
     return None, why
 
 
@@ -217,7 +220,8 @@ async def _forward(
     found: FoundFile | None = None
     why: str | None = "it is condemned"
     if file.object_key not in view.condemned:
-        found, why = await _examined(steps, file.object_key, sieve)
+        with workdir() as folder:
+            found, why = await _examined(steps, file.object_key, sieve, folder)
     is_whole = whole(found, [file.sha256]) and found is not None and found.new.seq == file.seq
     inputs = [key for one in batches for key in one.inputs_of(file.object_key)]
     if found is None and why and file.object_key not in view.condemned and not view.counts(inputs):
@@ -243,9 +247,10 @@ async def _take(
     sieve: Sieve,
     adopting: Adopting | None,
     taken: Taken,
+    folder: Path,
 ) -> None:
     """An own file that the ledger does not name: from the commit on it does."""
-    found, why = await _examined(steps, key, sieve)
+    found, why = await _examined(steps, key, sieve, folder)
     if found is None and why is None:
         return  # deleted since it was listed
     later = adopting is not None and footer.new.seq > adopting.since

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 from sqlalchemy import text
@@ -29,10 +30,12 @@ class StaleSamples:
         )
         return hours.all()
 
-    async def remove(self, later: Sequence[pa.Table]) -> int:
+    async def remove(self, later: Iterable[pa.RecordBatch]) -> int:
         """Move aside the hot rows that have the key of a row in ``later`` (video_id, timestamp, seq); returns
         how many. Restored rows stay: they compete by their ``seq``."""
-        if not later:
+        batches = iter(later)
+        first = next(batches, None)
+        if first is None:
             return 0
         await self.session.execute(
             text(
@@ -43,8 +46,8 @@ class StaleSamples:
         connection = await (await self.session.connection()).get_raw_connection()
         driver = connection.driver_connection
         assert driver is not None
-        for table in later:
-            columns = [table[name].to_pylist() for name in ("video_id", "timestamp", "seq")]
+        for batch in itertools.chain([first], batches):
+            columns = [batch[name].to_pylist() for name in ("video_id", "timestamp", "seq")]
             await driver.copy_records_to_table(
                 "later_samples",
                 records=list(zip(*columns, strict=True)),
