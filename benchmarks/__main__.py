@@ -7,10 +7,11 @@ Usage: python -m benchmarks [archive|ingest|claims|import|encodings|read ...] [-
        python -m benchmarks memory
        python -m benchmarks vaults [--rows N] [--documents N]
        python -m benchmarks month [--rows N]
+       python -m benchmarks forever [--years N] [--videos N] [--days N] [--parts N] [--plots FOLDER]
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
-``adoption``, ``keys``, ``memory``, ``vaults``, ``month`` and ``retention`` take minutes and run only when
-they are named.
+``adoption``, ``keys``, ``memory``, ``vaults``, ``month``, ``forever`` and ``retention`` take minutes and run
+only when they are named.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from benchmarks import (
     adoption,
     archiving,
     encodings,
+    forever,
     importing,
     keys,
     memory,
@@ -73,14 +75,17 @@ def main() -> None:
         "names",
         nargs="*",
         metavar="SUITE",
-        help=", ".join([*SUITES, "adoption", "keys", "memory", "vaults", "month", "retention"]),
+        help=", ".join(
+            [*SUITES, "adoption", "keys", "memory", "vaults", "month", "forever", "retention"]
+        ),
     )
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the archive run")
     load = retention.Load()
     parser.add_argument(
         "--days",
         type=int,
-        help=f"daily files of the read run (60), simulated days of retention ({load.days})",
+        help="daily files of the read run (60), simulated days of retention "
+        f"({load.days}) and forever ({forever.Load().days})",
     )
     parser.add_argument(
         "--entries",
@@ -95,11 +100,23 @@ def main() -> None:
     parser.add_argument(
         "--plot", type=Path, default=Path("build/retention.png"), help="a PNG to be"
     )
+    parser.add_argument("--years", type=int, default=10, help="years of the forever run")
+    parser.add_argument(
+        "--parts", type=int, default=56, help="slices of the ring that forever fills, of 56"
+    )
+    parser.add_argument("--plots", type=Path, help="the folder of the plot of forever")
     parser.add_argument("--images", type=Path, help="where the plots of scheduling go")
     arguments = parser.parse_args()
     configure(Settings(env="test"))
     load = retention.Load(
         arguments.days or load.days, arguments.videos, arguments.hot_max_bytes, arguments.plot
+    )
+    years = forever.Load(
+        arguments.years,
+        arguments.videos,
+        forever.Load().days if arguments.days is None else arguments.days,
+        parts=arguments.parts,
+        plots=arguments.plots,
     )
     known = SUITES | {
         "read": functools.partial(reading.measure, days=arguments.days or 60),
@@ -110,6 +127,7 @@ def main() -> None:
         "memory": memory.measure,
         "vaults": functools.partial(vaults.measure, documents=arguments.documents),
         "month": month.measure,
+        "forever": functools.partial(forever.measure, load=years),
         "retention": functools.partial(retention.measure, load=load),
     }
     suites = [known[name] for name in arguments.names or SUITES]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import ARRAY, Text, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.repositories.ring.cohorts import Cohorts
+from atlas.repositories.ring.page import KNOWN
 from atlas.repositories.ring.pages import Ring, RingReader
 
 #: Ids that were erased and must not come back, wherever a row of theirs still lies.
@@ -98,7 +100,7 @@ class Erasure:
 
         Locks as all others do: rows, then pages of the ring, then cohorts.
         """
-        counts = []
+        ids = {"ids": list(video_ids)}
         # who is turning the calendar has read the entries, and inserts their rows
         await Cohorts(self.session).lock()
         await self.session.execute(
@@ -106,28 +108,24 @@ class Erasure:
                 "DELETE FROM event_deliveries WHERE event_id IN (SELECT id FROM system_events "
                 "WHERE entity_id = ANY(:ids) OR payload->>'video_id' = ANY(:ids))"
             ),
-            {"ids": list(video_ids)},
+            ids,
         )
-        for target in (
-            "video_stats_log WHERE video_id = ANY(:ids)",
-            "videos WHERE id = ANY(:ids)",
-            "watchlist WHERE video_id = ANY(:ids)",
-            "system_events WHERE entity_id = ANY(:ids) OR payload->>'video_id' = ANY(:ids)",
-        ):
-            deleted = await self.session.scalar(
-                _with_ids(
-                    f"WITH deleted AS (DELETE FROM {target} RETURNING 1) "
-                    "SELECT count(*) FROM deleted"
-                ),
-                {"ids": list(video_ids)},
-            )
-            counts.append(int(deleted or 0))
+
+        async def deleted(target: str) -> list[str]:
+            return list(await self.session.scalars(_with_ids(f"DELETE FROM {target}"), ids))
+
+        samples = await deleted("video_stats_log WHERE video_id = ANY(:ids) RETURNING video_id")
+        videos = await deleted("videos WHERE id = ANY(:ids) RETURNING id")
+        rows = await deleted("watchlist WHERE video_id = ANY(:ids) RETURNING video_id")
+        events = await deleted(
+            "system_events WHERE entity_id = ANY(:ids) OR payload->>'video_id' = ANY(:ids) "
+            "RETURNING event_type"
+        )
         removed = await Ring(self.session).remove(video_ids)
-        await Cohorts(self.session).count({cohort: -count for cohort, count in removed.items()})
-        erased = ErasedRows(*counts)
-        # one that was awake is counted as the row that it was
-        parked = max(sum(removed.values()) - erased.watchlist, 0)
-        return replace(erased, watchlist=erased.watchlist + parked)
+        changes = Counter(removed.values())
+        await Cohorts(self.session).count({cohort: -count for cohort, count in changes.items()})
+        parked = {video_id for video_id, cohort in removed.items() if cohort != KNOWN}
+        return ErasedRows(len(samples), len(videos), len(parked | {*rows}), len(events))
 
     async def finish(self, video_ids: Sequence[str]) -> None:
         """Record that nothing of these ids is left within reach."""

@@ -316,8 +316,10 @@ class Watchlist(WatchlistReader):
             others = [one for one in part if one.lease is None and one.video_id not in changed]
             parked = (await RingReader(self.session).find(one.video_id for one in others)).cohorts
             if parked := {key: cohort for key, cohort in parked.items() if cohort != KNOWN}:
-                await Parking(self.session).wake_ids(parked)
+                woken = await Parking(self.session).wake_ids(parked)
                 again = [one for one in others if one.video_id in parked]
                 rows = await self.session.execute(_REPORT, {"reports": as_json(again)})
                 changed.update(rows.scalars())
+                # a report older than the last sample leaves the video parked
+                await self.session.execute(_REMOVE, {"ids": sorted(woken - changed)})
         return changed

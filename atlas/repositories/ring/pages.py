@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -158,19 +157,26 @@ class Ring(RingReader):
             if changed is not None:
                 await self._replace(run, split(changed, lower, upper))
 
-    async def remove(self, video_ids: Iterable[str]) -> dict[int, int]:
-        """Take ids out of the ring; returns how many there were of each cohort."""
-        removed: Counter[int] = Counter()
+    async def remove(self, video_ids: Iterable[str]) -> dict[str, int]:
+        """Take ids out of the ring; returns the cohorts of those that were there."""
+        removed: dict[int, int] = {}
         canonical = [video_id for video_id in video_ids if is_canonical(video_id)]
-        for number in sorted(positions_of(canonical).tolist()):
+        numbers = positions_of(canonical).tolist()
+        for number in sorted(numbers):
 
             def without(_: int, __: int, entries: Entries, number: int = number) -> Entries | None:
                 gone = entries.positions == number
-                removed.update(entries.cohorts[gone].tolist())
-                return entries.taken(~gone) if gone.any() else None
+                if not gone.any():
+                    return None
+                removed[number] = int(entries.cohorts[gone][0])
+                return entries.taken(~gone)
 
             await self.rewrite(number, number, without)
-        return removed
+        return {
+            video_id: removed[number]
+            for video_id, number in zip(canonical, numbers, strict=True)
+            if number in removed
+        }
 
     async def _locked(self, first: int, last: int) -> Sequence[_Row]:
         """The pages of a span, locked. One that was split while we waited is looked for again."""

@@ -78,6 +78,7 @@ _WAKE = text("""
         WHERE t.video_id = woken.video_id AND t.reason = 'forgotten')
     ORDER BY video_id
     ON CONFLICT (video_id) DO NOTHING
+    RETURNING video_id
     """)
 
 
@@ -169,10 +170,8 @@ class Parking(Repository):
         await self._insert(ids, [turn.cohort.tier] * len(ids), sampled, now, now)
         return len(ids)
 
-    async def wake_ids(self, cohorts: Mapping[str, int]) -> None:
-        """Make rows of entries out of turn, due now: somebody reports them, or wants them soon."""
-        if not cohorts:
-            return
+    async def wake_ids(self, cohorts: Mapping[str, int]) -> set[str]:
+        """Make rows of entries out of turn, due now: somebody reports them. Returns those that were none."""
         passes = await Cohorts(self.session).passes()
         ring = Ring(self.session)
         ids: list[str] = []
@@ -188,7 +187,7 @@ class Parking(Repository):
             sampled.append(_moment(day))
         # not by its calendar: the report does not remove the row
         tiers = [tier_of(cohorts[video_id]) for video_id in ids]
-        await self._insert(ids, tiers, sampled, await self.now(), None)
+        return await self._insert(ids, tiers, sampled, await self.now(), None)
 
     async def _insert(
         self,
@@ -197,13 +196,14 @@ class Parking(Repository):
         sampled: Sequence[datetime | None],
         now: datetime,
         woken_at: datetime | None,
-    ) -> None:
-        values = {
+    ) -> set[str]:
+        values: dict[str, object] = {
             "ids": list(ids),
             "tiers": [str(tier) for tier in tiers],
             "sampled": list(sampled),
         }
-        await self.session.execute(_WAKE, values | {"now": now, "woken_at": woken_at})
+        values |= {"now": now, "woken_at": woken_at}
+        return set(await self.session.scalars(_WAKE, values))
 
 
 def _combined(

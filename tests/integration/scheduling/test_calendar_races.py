@@ -279,3 +279,28 @@ async def test_every_id_of_the_ring_is_listed_once(database: Database) -> None:
     async with database.transaction(read_only=True) as session:
         found = [one async for part in RingReader(session).ids() for one in part]
     assert Counter(found) == dict.fromkeys(ids, 1)
+
+
+async def test_a_report_that_is_older_than_the_last_sample_leaves_the_video_parked(
+    database: Database,
+) -> None:
+    ids = video_ids(3)
+    await parked(database, ids)
+    old = TrackingReport(ids[0], TrackingTier.HOURLY, NOW - timedelta(days=9), NOW)
+    async with database.transaction() as session:
+        assert await Watchlist(session).report([old]) == set()
+    assert await scalar(database, "SELECT count(*) FROM watchlist") == 0
+    await check_whole(database, ids)
+
+
+async def test_a_receipt_counts_each_video_once_in_whatever_form_it_was(database: Database) -> None:
+    quiet, awake, known, never = video_ids(4)
+    await parked(database, [quiet, awake])
+    await execute(database, "INSERT INTO video_tombstones (video_id) SELECT :id", id=known)
+    await Calendar(database).park()
+    report = TrackingReport(awake, TrackingTier.HOURLY, NOW, NOW + timedelta(hours=1))
+    async with database.transaction() as session:
+        await Watchlist(session).report([report])
+        await Watchlist(session).add([NewEntry("not-of-youtube")])
+    assert await forget(database, [quiet, awake, known, never, "not-of-youtube"]) == 3
+    await check_whole(database, [])

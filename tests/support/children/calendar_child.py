@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import event
 
 from atlas.config import reset_settings
-from atlas.db import Database, migrations
+from atlas.db import Database
+from atlas.db.administration import migrations
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.watchlist import TrackingReport, Watchlist
 from atlas.scheduling.calendar import Calendar

@@ -25,9 +25,11 @@ LONGEST_LIFE = 180.0
 
 
 class Soon:
-    """A policy under which work never runs out."""
+    """A policy under which work never runs out, but for slow videos."""
 
     def schedule(self, seen: Observation) -> Schedule:
+        if seen.tier is TrackingTier.WEEKLY:
+            return Schedule(TrackingTier.WEEKLY, seen.sampled_at + timedelta(days=7))
         return Schedule(TrackingTier.HOURLY, seen.sampled_at + timedelta(seconds=0.5))
 
 
