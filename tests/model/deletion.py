@@ -10,7 +10,7 @@ from tests.model.world import GONE, METRICS, RETIRED, World, ordered
 
 
 def delete_objects(held: Held, keys: Collection[int]) -> Job[None]:
-    """Announce, find the epoch to be ours, delete, note, take the announcement back."""
+    """Announce, find the epoch to be ours, delete, the announcement last, note."""
     if not keys:
         return
     site = held.site
@@ -35,9 +35,9 @@ def delete_objects(held: Held, keys: Collection[int]) -> Job[None]:
             raise Refused("EpochBehind")
     # names are never used again, so that a late deletion harms nothing
     yield Step("delete", delete)
-    yield fenced("gone", held, lambda tx: _gone(tx, keys))
     if site.rules.condemn:
         yield Step("acquit", acquit)
+    yield fenced("gone", held, lambda tx: _gone(tx, keys))
 
 
 def _gone(tx: Transaction, keys: Collection[int]) -> None:

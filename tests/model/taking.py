@@ -154,8 +154,6 @@ def _take(tx: Transaction, one: Object, contents: Contents, adoption: Adoption |
     state = LIVE
     if one.key in contents.condemned:
         state = GONE
-    elif any(_repeats(file, one) for file in tx.database.ledger):
-        state = RETIRED
     elif adoption and adoption.set_aside and not one.batch and one.seq > adoption.since:
         # written by a copy, which ran while this database, the original, did not know
         state = ASIDE
@@ -167,12 +165,6 @@ def _take(tx: Transaction, one: Object, contents: Contents, adoption: Adoption |
     is_later = state == LIVE and one.folder == STATS and adoption and not adoption.set_aside
     if is_later and tx.site.rules.drop_stale:
         _drop_stale(tx, one, contents, adoption.since)
-
-
-def _repeats(file: File, one: Object) -> bool:
-    """Whether it is the same slice again: one that was sent back has two names."""
-    same = (file.folder, file.seq, file.facts) == (one.folder, one.seq, one.rows)
-    return same and not one.batch and file.state in (LIVE, RETIRED)
 
 
 def _drop_stale(tx: Transaction, one: Object, contents: Contents, since: int) -> None:
@@ -206,6 +198,14 @@ def _replaced(held: Held, database: Database, contents: Contents) -> tuple[int, 
         return complete[record.number]
 
     replaced = {key for one in contents.records if is_complete(one) for key in one.replaced}
+    # a slice that was sent back has two names: one stands for the other
+    live = [database.file(key) for key in database.keys(LIVE)]
+    there = {(one.folder, one.seq, one.facts) for one in live if one.key in contents.keys}
+    replaced |= {
+        one.key
+        for one in live
+        if one.key not in contents.keys and (one.folder, one.seq, one.facts) in there
+    }
     return tuple(key for key in database.keys(LIVE) if key in replaced)
 
 

@@ -24,7 +24,7 @@ from atlas.repositories.ledger.files import LedgerWriter
 from tests.model.environment import BACKUP, LOSE, RESTORE, Move, append, moves, store, write
 from tests.model.scenario import Scenario
 from tests.model.steps import Refusal, Refused
-from tests.model.ties import MODEL_ONLY, STORE_TIES, TIES, UNTIED, WRITERS
+from tests.model.ties import MODEL_ONLY, STORE_TIES, STORE_UNTIED, TIES, UNTIED, WRITERS
 from tests.model.world import Database, Process, World
 from tests.support.histories import WEEK, History
 from tests.support.samples import OLD
@@ -53,6 +53,8 @@ class _Recorded:
 
     def _note(self, method: str, keys: Iterable[str]) -> None:
         for key in keys:
+            if key.startswith(STORE_UNTIED):
+                continue
             labels = [
                 label
                 for tied, folder, label in STORE_TIES

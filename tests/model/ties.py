@@ -54,6 +54,9 @@ STORE_TIES = (
     ("delete", "transcripts/", "delete documents"),
 )
 
+#: Folders of objects that decide nothing: they tell programs without a database what was committed.
+STORE_UNTIED = ("_atlas/manifests/",)
+
 #: Classes whose writing methods must all be tied.
 WRITERS = (
     f"{_LEDGER}.control:ControlWriter",
@@ -79,7 +82,6 @@ UNTIED = {
     "LedgerAdoption.take": "its write is tied",
     "LedgerAdoption._leave_live": "part of retire and mark_gone",
     "LedgerAdoption.leave_unclaimed": "what need not be looked at again: decides nothing",
-    "LedgerAdoption.finish": "part of set_epoch",
     "ErasedDigests.remember_records": "which records need not be read again: decides nothing",
     "ErasedDigests.met": "an id whose hash is barred: the model has no hashes",
     "StaleSamples.remove": "part of take, in its transaction",
