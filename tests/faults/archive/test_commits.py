@@ -13,11 +13,12 @@ from atlas.archive import Archiver
 from atlas.archive.session import Steps
 from atlas.db import Database
 from atlas.ingest import record_samples
+from atlas.reader import ColdReader
 from atlas.vault.stores.huggingface import HuggingFaceStore
 from tests.support.children.archive_child import KILLED, RETENTION
 from tests.support.impatience import no_pauses
 from tests.support.places import Place
-from tests.support.samples import as_written, samples, visible
+from tests.support.samples import as_written, samples, shown_by, visible
 from tests.support.servers import hub_server
 from tests.support.servers.hub_server import Hub
 from tests.support.sql import scalar
@@ -58,6 +59,25 @@ async def test_the_slices_of_a_run_go_in_one_commit(
     report = await Archiver(database, vault).run(RETENTION)
     assert (report.slices, commits(hub)) == (8, ["Add 8 files"])
     assert await visible(database, vault) == as_written(ROWS)
+
+
+async def test_the_manifest_is_a_commit_of_its_own_only_where_a_file_came_or_went(
+    database: Database, place: Place, hub: Hub
+) -> None:
+    vault = place.vault()
+    archiver = Archiver(database, vault)
+    await record_samples(database, ROWS)
+    await archiver.run(RETENTION)
+    await archiver.run(RETENTION)
+    manifests = [one.title for one in hub.history if "manifests" in one.title]
+    assert len(manifests) == 1
+    # the second run moved the epoch: files are listed, and none is missed or shown twice
+    reader = ColdReader(vault)
+    assert await shown_by(reader) == as_written(ROWS)
+    await archiver.forget(["video-0003"])
+    rows = [row for row in ROWS if row.video_id != "video-0003"]
+    assert await shown_by(reader) == as_written(rows)
+    assert await reader.count() == len(rows)
 
 
 async def test_a_batch_is_cut_where_the_rows_asked_for_are_reached(

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from atlas.errors import CorruptObject, LeaseLost, VaultError, VaultUnavailable,
 from atlas.ingest import record_samples
 from atlas.reader import ColdReader, StatsReader
 from atlas.reading.footers import footers
+from atlas.reading.manifest import Manifest
 from atlas.repositories.ledger.files import LedgerReader
-from atlas.types import Sample
+from atlas.types import ObjectInfo, Sample
 from atlas.vault import LocalVault, MemoryVault, Vault
 from tests.support import format_1
 from tests.support.samples import OLD, Counters, Key, as_written, samples, shown_by, visible
@@ -187,6 +188,9 @@ async def test_files_set_aside_do_not_count_under_a_manifest_of_before(
     said |= {"aside": [gone["key"]], "settled": False}
     path.write_text(json.dumps(said))
     assert await ColdReader(vault).count() == len(ROWS) - gone["rows"]
+    # published in the middle of a job: what came since is found beside it
+    path.write_text(json.dumps(said | {"aside": []}))
+    assert await ColdReader(vault).count() == len(ROWS)
 
 
 async def test_rows_of_a_forgotten_video_that_come_late_are_not_shown(
@@ -249,6 +253,50 @@ async def test_an_archiver_that_was_overtaken_publishes_nothing(
     key = json.loads(before)["files"][0]["key"]
     with pytest.raises(LeaseLost):
         await late.publish_before_deletion([key])
+
+
+async def test_an_archiver_that_is_overtaken_while_it_publishes_replaces_nothing(
+    database: Database, vault: LocalVault, archiver: Archiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.transaction(read_only=True) as session:
+        control = await LedgerReader(session).control()
+    late = Publisher(database, vault.store, control, control.fence)
+    read = Publisher._manifest
+
+    async def overtaken(publisher: Publisher, *, settled: bool) -> Manifest:
+        found = await read(publisher, settled=settled)
+        if publisher is late:
+            await archiver.run(WEEK)
+        return found
+
+    monkeypatch.setattr(Publisher, "_manifest", overtaken)
+    await late.publish_at_end()
+    said = json.loads(manifest_path(vault).read_text())
+    assert said["epoch"] == control.epoch + 1
+
+
+async def test_a_file_that_is_replaced_while_the_vault_is_listed_is_not_missed(
+    vault: LocalVault, archiver: Archiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replacement lies on a page that was read before, itself on one that is read after."""
+    manifest_path(vault).unlink()
+    listed, listings = vault.store.list, 0
+
+    def listing(prefix: str) -> Iterator[ObjectInfo]:
+        nonlocal listings
+        there = list(listed(prefix))
+        listings += prefix == "video_stats"
+        if listings == 2 and prefix == "video_stats":
+            old = there.pop()
+            content = vault.store.get_bytes(old.key)
+            assert content is not None
+            vault.store.put_bytes(old.key.replace(".parquet", "-again.parquet"), content)
+            vault.store.delete([old.key])
+        yield from there
+
+    monkeypatch.setattr(vault.store, "list", listing)
+    assert await shown_by(ColdReader(vault)) == as_written(ROWS)
+    assert listings == 4
 
 
 async def test_a_look_during_which_a_job_begins_is_repeated(
