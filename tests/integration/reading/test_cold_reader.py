@@ -303,7 +303,8 @@ async def test_a_look_during_which_a_job_begins_is_repeated(
     vault: LocalVault, archiver: Archiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The appended file is adopted and gone between the look at the manifest and the listing of metrics."""
-    vault.append_metrics([{"video_id": "appended", "timestamp": OLD, "views": 3}])
+    rows = [{"video_id": one, "timestamp": OLD, "views": 3} for one in ("appended", "kept")]
+    vault.append_metrics(rows)
     await archiver.run(WEEK)
     reader = ColdReader(vault)
     listed, moved = vault.store.list, False
@@ -317,7 +318,6 @@ async def test_a_look_during_which_a_job_begins_is_repeated(
             thread.join()
         return listed(prefix)
 
-    vault.append_metrics([{"video_id": "kept", "timestamp": OLD, "views": 3}])
     monkeypatch.setattr(vault.store, "list", listing)
     assert await shown_by(reader) == as_written(ROWS) | {("kept", OLD): (3, None, None)}
     assert moved
