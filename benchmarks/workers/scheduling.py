@@ -30,6 +30,8 @@ Curve = Callable[[Any], Any]
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _VIDEOS = 600
+#: Videos that are followed for a year.
+_LONG_VIDEOS = 80
 #: Hours from upload to the first sample.
 _FOUND_AFTER = 0.5
 _SPACINGS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4)
@@ -67,6 +69,63 @@ class SmoothAge:
         return Schedule(TrackingTier.HOURLY, seen.sampled_at + jittered(interval, seen.video_id))
 
 
+@dataclass(frozen=True, slots=True)
+class Stretched:
+    """`AgePolicy`, whose slow tier is stretched as the calendar does it for a budget: by age."""
+
+    c: float
+
+    def schedule(self, seen: Observation) -> Schedule:
+        assert seen.published_at is not None
+        found = AgePolicy().schedule(seen)
+        age = seen.sampled_at - seen.published_at
+        if found.tier is not TrackingTier.WEEKLY:
+            return found
+        interval = max(INTERVALS[TrackingTier.WEEKLY], age / self.c)
+        return Schedule(found.tier, seen.sampled_at + jittered(interval, seen.video_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Evenly:
+    """For comparison: the slow tier is stretched alike for every age."""
+
+    weeks: float
+
+    def schedule(self, seen: Observation) -> Schedule:
+        found = AgePolicy().schedule(seen)
+        if found.tier is not TrackingTier.WEEKLY:
+            return found
+        interval = INTERVALS[TrackingTier.WEEKLY] * self.weeks
+        return Schedule(found.tier, seen.sampled_at + jittered(interval, seen.video_id))
+
+
+def budgeted(
+    videos: Sequence[Video], name: str, cs: Sequence[float] = (8.0, 4.0, 2.0)
+) -> list[Result]:
+    """Errors with a budget that stretches by age, and at as many samples by one interval for all."""
+    results = []
+    for c in cs:
+        by_age = score(Stretched(c), videos)
+        low, high = 1.0, 60.0
+        for _ in range(8):
+            middle = (low * high) ** 0.5
+            if score(Evenly(middle), videos).samples > by_age.samples:
+                low = middle
+            else:
+                high = middle
+        even = score(Evenly(high), videos)
+        results.append(
+            Result(
+                f"{name}, budget: error x 1e6, {by_age.samples:.1f} samples a video",
+                by_age.error * 1e6,
+                f"one interval for all, {even.samples:.1f}",
+                even.error * 1e6,
+                "",
+            )
+        )
+    return results
+
+
 async def measure(
     database: Database, folder: Path, rows: int, images: Path | None = None
 ) -> list[Result]:
@@ -94,6 +153,8 @@ async def measure(
                 "",
             ),
         ]
+    results += budgeted(_simulated(365, _LONG_VIDEOS), "simulator, a year")
+    results += budgeted(_bursting(365, _LONG_VIDEOS), "simulator with second bursts, a year")
     if images is not None:
         plot(worlds, images / "policies.png")
         plot_burst(images / "jitter.png")
@@ -143,14 +204,14 @@ def _at_samples(make: Callable[[float], Policy], videos: Sequence[Video], sample
     return score(make(high), videos)
 
 
-def _simulated(days: int) -> list[Video]:
-    platform = Simulator(7, _VIDEOS, _START, _START + timedelta(days=30))
+def _simulated(days: int, videos: int = _VIDEOS) -> list[Video]:
+    platform = Simulator(7, videos, _START, _START + timedelta(days=30))
     # the curves by themselves: nothing is deleted here
     pairs = zip(platform._total, platform._days_to_grow, strict=True)
     return [Video(_saturating(total, grow), days * 24.0) for total, grow in pairs]
 
 
-def _bursting(days: int) -> list[Video]:
+def _bursting(days: int, videos: int = _VIDEOS) -> list[Video]:
     """The same videos, each of which spreads a second time, some days after it was uploaded."""
     random = np.random.default_rng(11)
 
@@ -159,7 +220,7 @@ def _bursting(days: int) -> list[Video]:
         second = _saturating(float(first(1e6)) * size, random.uniform(0.3, 3.0))
         return lambda hours: first(hours) + second(np.asarray(hours) - begins)
 
-    return [Video(again(video.curve), video.hours) for video in _simulated(days)]
+    return [Video(again(video.curve), video.hours) for video in _simulated(days, videos)]
 
 
 def _saturating(total: float, days_to_grow: float) -> Curve:
