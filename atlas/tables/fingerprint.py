@@ -80,14 +80,15 @@ def _id_hashes(ids: pa.Array) -> Hashes:
     return hashes
 
 
-def _row_hashes(hashes: Hashes, batch: pa.RecordBatch) -> Hashes:
+def _row_hashes(ids: Hashes, batch: pa.RecordBatch) -> Hashes:
+    hashes, product = ids.copy(), np.empty_like(ids)
     for factor, column in zip(_FACTORS, batch.columns, strict=False):
         numbers = column.cast(pa.int64())
         if column.null_count:
-            missing = column.is_null().to_numpy(zero_copy_only=False)
-            hashes = hashes + missing.astype(np.uint64) * (factor ^ _NULL)
+            hashes[column.is_null().to_numpy(zero_copy_only=False)] += factor ^ _NULL
             numbers = pc.fill_null(numbers, 0)
-        hashes = hashes + numbers.to_numpy().view(np.uint64) * factor
+        np.multiply(numbers.to_numpy().view(np.uint64), factor, out=product)
+        hashes += product
     return _mix(hashes)
 
 
@@ -119,9 +120,15 @@ def _fixed(padded: pa.Array, width: int) -> Hashes:
 
 
 def _mix(values: Hashes) -> Hashes:
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed = values >> np.uint64(30)
+    mixed ^= values
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    shifted = mixed >> np.uint64(27)
+    mixed ^= shifted
+    mixed *= np.uint64(0x94D049BB133111EB)
+    np.right_shift(mixed, np.uint64(31), out=shifted)
+    mixed ^= shifted
+    return mixed
 
 
 def rows_fingerprint(table: pa.Table) -> str:
