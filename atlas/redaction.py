@@ -107,8 +107,9 @@ def secrets_of(settings: Settings) -> Iterator[str]:
             continue
         secret = value.get_secret_value()
         yield secret
-        if "://" in secret:
-            yield from _parts(secret)
+        for part in secret.split():
+            if "://" in part:
+                yield from _parts(part)
     # a list that cannot be read is masked as a whole
     with contextlib.suppress(ConfigurationError, ValueError):
         yield from [key.get_secret_value() for key in settings.youtube_api_keys]

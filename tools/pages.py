@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -11,7 +12,7 @@ from typing import Any, get_args
 
 import black
 
-from tools import configuration, surface
+from tools import configuration, pictures, surface
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,6 +83,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/logging.md": logging_page,
     "docs/events.md": events_page,
     "tests/public_api.txt": surface.snapshot,
+    **{file: functools.partial(pictures.picture, name) for file, name in pictures.PICTURES.items()},
 }
 
 

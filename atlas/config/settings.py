@@ -175,6 +175,12 @@ class Settings(SettingNames, BaseSettings):
     #: Webhook of the operators' channel.
     discord_webhook_ops: Secret = None
 
+    # -- Other ways out
+    #: Addresses of Apprise, with white space between them, that get every message too (extra ``apprise``).
+    apprise_urls: Secret = None
+    #: Project of Sentry, or of what speaks its protocol, that tracked errors go to too (extra ``sentry``).
+    sentry_dsn: Secret = None
+
     # -- Logging of the command line
     #: The least level that is shown; unset: WARNING.
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"

@@ -35,6 +35,9 @@ _OTHERS: dict[str, LogEvent] = {
     "error_not_captured": LogEvent(
         "error", "kind error", "An error could not be tracked: looking at it failed."
     ),
+    "error_not_forwarded": LogEvent(
+        "error", "error", "A tracked error could not be handed to Sentry."
+    ),
     "errors_not_tracked": LogEvent(
         "error", "groups error", "The errors of the last second could not be counted or announced."
     ),
@@ -242,6 +245,9 @@ _OTHERS: dict[str, LogEvent] = {
     ),
     "notification_channel_unknown": LogEvent(
         "warning", "channel", "A notification named no known channel; it goes to the alerts."
+    ),
+    "notification_extra_missing": LogEvent(
+        "error", "extra", "A setting asks for a way out whose optional extra is not installed."
     ),
     "notification_failed": LogEvent(
         "error", "title error channel", "A notification could not be sent."

@@ -12,7 +12,8 @@ from atlas.config import Settings, get_settings
 from atlas.db import Database
 from atlas.errors import AtlasError
 from atlas.logging import get_logger
-from atlas.notifications.lane import Lane, Rules
+from atlas.notifications.forwarding import tell_by_apprise
+from atlas.notifications.lane import Lane, Pace, Rules
 from atlas.notifications.message import Fields, build_embed, find_channel, find_level, plain
 from atlas.notifications.sharing import Shared
 from atlas.notifications.tracking import Captured, Tracker
@@ -38,16 +39,18 @@ class Notifier:
         self.rules = Rules()
         self.shared = Shared(settings, database)
         self._lanes: dict[str, Lane] = {}
+        self._buckets: dict[str, Pace] = {}
         self._lock = threading.Lock()
         self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-        self._tracker = Tracker(self.send, self.shared)
+        self._tracker = Tracker(self.send, self.shared, settings)
 
     @property
     def is_configured(self) -> bool:
         """Whether errors can be counted or announced: there is a database or a webhook."""
         settings = self._settings or get_settings()
         webhooks = (getattr(settings, f"discord_webhook_{c.name.lower()}") for c in AlertChannel)
-        return self.shared.database is not None or any(webhooks)
+        others = (settings.apprise_urls, settings.sentry_dsn)
+        return self.shared.database is not None or any(webhooks) or any(others)
 
     async def send(
         self,
@@ -64,13 +67,18 @@ class Notifier:
         ellipsis, secrets are masked, nobody is ever mentioned. Messages of a webhook leave in order, the
         critical ones first, at the pace that Discord allows; where many wait several go in one. A message
         that could not be sent within two minutes is given up. A channel without a webhook falls back to
-        that of the alerts, and so does one whose webhook was deleted or refuses its token. Never raises
+        that of the alerts, and so does one whose webhook was deleted or refuses its token. The addresses in
+        APPRISE_URLS get every message besides; without any webhook True means that they took it. Never raises
         but for cancellation.
         """
         try:
             target, severity = find_channel(channel), find_level(level)
             embed = build_embed(title, description, severity, fields)
-            return await self._send(target, embed, severity, plain(title))
+            sent, told = await asyncio.gather(
+                self._send(target, embed, severity, plain(title)),
+                tell_by_apprise(self._settings or get_settings(), embed, severity),
+            )
+            return sent or (told and not self._lanes)
         except Exception as error:
             # a foreign error's text may hold the webhook's address
             reason = str(error) if isinstance(error, AtlasError) else type(error).__name__
@@ -112,6 +120,8 @@ class Notifier:
         self, channel: AlertChannel, embed: dict[str, Any], level: AlertLevel, title: str
     ) -> bool:
         lanes = self._lanes_of(channel)
+        if not lanes and (self._settings or get_settings()).apprise_urls:
+            return False
         if not lanes:
             log.warning(
                 "notification_not_configured",
@@ -150,7 +160,9 @@ class Notifier:
             if secret is not None
         ]
         with self._lock:
-            return [self._lanes.setdefault(url, Lane(url)) for url in dict.fromkeys(urls)]
+            return [
+                self._lanes.setdefault(url, Lane(url, self._buckets)) for url in dict.fromkeys(urls)
+            ]
 
 
 #: The default notifier; reads its settings on first use.

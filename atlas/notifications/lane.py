@@ -1,7 +1,8 @@
 """One lane a webhook: messages leave one after the other, at the pace that Discord allows.
 
-The pace is what the answers say (``X-RateLimit-*``; discord-api-docs: "Rate Limits"). Processes that share a
-database take slots from one row; without it each keeps to a quarter of the pace.
+The pace is what the answers say (``X-RateLimit-*``; discord-api-docs: "Rate Limits"); webhooks whose answers
+name the same ``X-RateLimit-Bucket`` share it. Processes that share a database take slots from one row;
+without it each keeps to a quarter of the pace.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from atlas.notifications.message import EMBEDS_LIMIT, TOTAL_LIMIT, build_embed, 
 from atlas.repositories.notifications import INVALID_LIMIT, Slot
 from atlas.types import AlertLevel
 
-__all__ = ["Lane", "Rules", "Slots"]
+__all__ = ["Lane", "Pace", "Rules", "Slots"]
 
 #: Seconds between two messages while a webhook has not said how many it takes: five in two seconds.
 _SPACING = 0.4
@@ -45,11 +46,13 @@ _LEVELS = (AlertLevel.INFO, AlertLevel.SUCCESS, AlertLevel.WARNING, AlertLevel.C
 class Slots(Protocol):
     """What processes share about webhooks; None where they cannot."""
 
-    async def reserve(self, webhook: str, spacing: float) -> Slot | None:
+    async def reserve(self, webhook: str, spacing: float, bucket: str | None = None) -> Slot | None:
         """The next slot of all processes."""
         ...
 
-    async def note(self, webhook: str, *, pause: float, dead: bool, invalid: bool) -> None:
+    async def note(
+        self, webhook: str, *, pause: float, dead: bool, invalid: bool, bucket: str | None = None
+    ) -> None:
         """Tell the others what an answer said."""
         ...
 
@@ -88,19 +91,29 @@ class _Waiting:
         return True
 
 
+@dataclass(eq=False, slots=True)
+class Pace:
+    """When the next message of a webhook, or of all webhooks of a bucket, may leave this process."""
+
+    free_at: float = 0.0
+
+
 class Lane:
     """The messages for one webhook, from any thread and event loop of this process."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, buckets: dict[str, Pace] | None = None) -> None:
         self._url = _saving(url)
-        self.key = hashlib.blake2b(url.encode(), digest_size=16, person=b"atlas-lane").hexdigest()
+        self.key = _digest(url)
+        #: The bucket that the answers name; its paces are those of all lanes by bucket.
+        self.bucket: str | None = None
+        self._buckets = {} if buckets is None else buckets
+        self._paces = [Pace()]
         #: No message will ever be taken: the webhook was deleted, or its token is wrong.
         self.dead = False
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
         self._busy = False
         self._left_out: dict[AlertLevel, int] = {}
-        self._free_at = 0.0
         self._spacing = _SPACING
         self._invalid: deque[float] = deque()
 
@@ -253,14 +266,14 @@ class Lane:
         self, until: float, slots: Slots, sleep: Callable[[float], Awaitable[None]]
     ) -> str | None:
         """Wait until this lane may post; or why it may not before ``until``."""
-        slot = await slots.reserve(self.key, self._spacing)
+        slot = await slots.reserve(self.key, self._spacing, self.bucket)
         now = time.monotonic()
         while self._invalid and self._invalid[0] < now - _INVALID_WINDOW:
             self._invalid.popleft()
         silent = (
             self._invalid[0] + _INVALID_WINDOW - now if len(self._invalid) >= INVALID_LIMIT else 0.0
         )
-        wait = max(self._free_at - now, 0.0)
+        wait = max(0.0, *(pace.free_at - now for pace in self._paces))
         if slot is not None:
             self.dead = self.dead or slot.dead
             silent, wait = max(silent, slot.silent), max(wait, slot.wait)
@@ -271,7 +284,8 @@ class Lane:
         if now + wait > until:
             return f"rate limited for {wait:.0f} s more"
         if slot is None:
-            self._free_at = max(self._free_at, now) + self._spacing * _ALONE
+            for pace in self._paces:
+                pace.free_at = now + wait + self._spacing * _ALONE
         if wait > 0:
             await sleep(wait)
         return None
@@ -290,12 +304,30 @@ class Lane:
         elif limit and reset and remaining == limit - 1:
             # the first of a window: its length is known
             self._spacing = min(max(reset / limit, 0.05), 5.0)
-        self._free_at = max(self._free_at, time.monotonic() + pause) if pause else self._free_at
+        self._join(answer.headers.get("x-ratelimit-bucket"))
+        if pause:
+            for pace in self._paces:
+                pace.free_at = max(pace.free_at, time.monotonic() + pause)
         invalid, self.dead = answer.status in _INVALID, answer.status in _DEAD
         if invalid:
             self._invalid.append(time.monotonic())
         if pause or invalid:
-            await slots.note(self.key, pause=pause, dead=self.dead, invalid=invalid)
+            await slots.note(
+                self.key, pause=pause, dead=self.dead, invalid=invalid, bucket=self.bucket
+            )
+
+    def _join(self, bucket: str | None) -> None:
+        """Share the pace of a bucket from now on."""
+        if bucket is None:
+            return
+        key = _digest(f"bucket {bucket}")
+        if key != self.bucket:
+            self.bucket = key
+            self._paces = [self._paces[0], self._buckets.setdefault(key, Pace())]
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16, person=b"atlas-lane").hexdigest()
 
 
 def _saving(url: str) -> str:

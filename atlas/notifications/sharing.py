@@ -51,12 +51,16 @@ class Shared:
             log.warning("notifications_not_shared", error=type(error).__name__)
             return None
 
-    async def reserve(self, webhook: str, spacing: float) -> Slot | None:
+    async def reserve(self, webhook: str, spacing: float, bucket: str | None = None) -> Slot | None:
         """A slot of all processes; None: there is none to be had."""
-        return await self.run(lambda session: Lanes(session).reserve(webhook, spacing))
+        return await self.run(lambda session: Lanes(session).reserve(webhook, spacing, bucket))
 
-    async def note(self, webhook: str, *, pause: float, dead: bool, invalid: bool) -> None:
+    async def note(
+        self, webhook: str, *, pause: float, dead: bool, invalid: bool, bucket: str | None = None
+    ) -> None:
         """Tell the other processes what an answer said."""
         await self.run(
-            lambda session: Lanes(session).note(webhook, pause=pause, dead=dead, invalid=invalid)
+            lambda session: Lanes(session).note(
+                webhook, pause=pause, dead=dead, invalid=invalid, bucket=bucket
+            )
         )

@@ -12,6 +12,7 @@ import atexit
 import functools
 import inspect
 import json
+import math
 import os
 import threading
 import time
@@ -20,11 +21,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+from atlas.config import Settings
 from atlas.logging import get_logger
+from atlas.notifications.announcements import announcement, digest, summary
 from atlas.notifications.fingerprint import ALGORITHM, chain, fingerprint, place, stack
+from atlas.notifications.forwarding import Sentry
 from atlas.notifications.message import find_level, plain
 from atlas.notifications.sharing import Shared
-from atlas.repositories.notifications import Announced, Digest, ErrorGroups, Tally
+from atlas.repositories.notifications import Announced, ErrorGroups, Lanes, Tally
 from atlas.types import AlertChannel, AlertLevel
 
 __all__ = ["Captured", "Tracker"]
@@ -34,8 +38,12 @@ log = get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds that errors are gathered before they are written; and between two looks for digests.
-_GATHER, _DIGEST_EVERY = 1.0, 60.0
+#: Seconds that errors are gathered before they are written.
+_GATHER = 1.0
+#: Seconds from a group's announcement until this process looks for digests, and between later looks.
+_DIGEST_AFTER, _DIGEST_EVERY = 301.0, 3_600.0
+#: Seconds without an error after which the thread ends, unless it waits for a group's first digest.
+_QUIET = 120.0
 #: New groups a minute that are announced one by one.
 _NEW_A_MINUTE = 10
 #: Bytes of a context, characters of a message and of a stack that are kept.
@@ -83,8 +91,11 @@ class Captured:
 class Tracker:
     """Tracks the errors of a process."""
 
-    def __init__(self, send: Send, shared: Shared) -> None:
+    def __init__(self, send: Send, shared: Shared, settings: Settings | None = None) -> None:
         self._send, self._shared = send, shared
+        self._sentry = Sentry(settings)
+        #: The last error of each group, until it is forwarded.
+        self._errors: dict[str, BaseException] = {}
         self._lock = threading.Lock()
         self._tallies: dict[str, Tally] = {}
         self._waiting: list[Future[None]] = []
@@ -101,7 +112,7 @@ class Tracker:
         #: New groups that a summary will name, and from when on it may.
         self._unannounced: list[Tally] = []
         self._summary_at = 0.0
-        self._digest_at = 0.0
+        self._digest_at = math.inf
 
     def capture(
         self, error: object, context: object, given: str | None, level: AlertLevel | str
@@ -152,8 +163,8 @@ class Tracker:
     async def digests(self) -> int:
         """See `Notifier.digests`."""
         due = await self._shared.run(lambda session: ErrorGroups(session).digests()) or []
-        for digest in due:
-            await self._announce_digest(digest)
+        for one in due:
+            await self._send(**digest(one))
         return len(due)
 
     def _capture(
@@ -190,6 +201,8 @@ class Tracker:
                 log.error("error_group_left_out", fingerprint=mark, kind=kinds)
                 return mark
             self._tallies[mark] = tally
+            if self._sentry.is_wanted:
+                self._errors[mark] = error
         self._start()
         return mark
 
@@ -213,6 +226,7 @@ class Tracker:
         self._wake.set()
         if self._is_running() and self._thread is not None:
             self._thread.join(_LAST_WORDS)
+        self._sentry.close()
 
     def _work(self) -> None:
         """Write until nothing has come for a while; the next capture begins again."""
@@ -225,7 +239,7 @@ class Tracker:
                 waiting, self._waiting = self._waiting, []
                 tallies = self._with_kept(new)
             try:
-                if tallies or time.monotonic() >= self._digest_at:
+                if tallies or self._is_due():
                     asyncio.run(self._round(tallies))
                     idle_since = time.monotonic() if tallies else idle_since
             except Exception as error:  # nothing may end the thread with callers waiting
@@ -234,22 +248,29 @@ class Tracker:
                 for done in waiting:
                     done.set_result(None)
             with self._lock:
-                quiet = time.monotonic() - idle_since > 2 * _DIGEST_EVERY
+                now = time.monotonic()
+                quiet = now - idle_since > _QUIET and self._digest_at > now + _DIGEST_AFTER
                 if (self._ending or quiet) and not self._tallies and not self._waiting:
                     self._thread = None
                     return
+
+    def _is_due(self) -> bool:
+        """Whether there is a digest or a summary to be sent."""
+        now = time.monotonic()
+        summary_due = self._ending or now >= self._summary_at
+        return now >= self._digest_at or bool(self._unannounced and summary_due)
 
     async def _round(self, tallies: list[Tally]) -> None:
         if tallies:
             await self._write(tallies)
         now = time.monotonic()
-        if self._unannounced and now >= self._summary_at:
+        if self._unannounced and (now >= self._summary_at or self._ending):
             self._summary_at = now + 60
-            tallies, self._unannounced = self._unannounced, []
-            await self._announce_many(tallies)
+            if await self._granted("summary", 1, 1) != 0:
+                tallies, self._unannounced = self._unannounced, []
+                await self._announce_many(tallies)
         if now >= self._digest_at:
-            self._digest_at = now + _DIGEST_EVERY
-            await self.digests()
+            self._digest_at = now + _DIGEST_EVERY if await self.digests() else math.inf
 
     async def _write(self, tallies: list[Tally]) -> None:
         announced = await self._shared.run(lambda session: ErrorGroups(session).add(tallies))
@@ -258,13 +279,30 @@ class Tracker:
         by_mark = {tally.fingerprint: tally for tally in tallies}
         now = time.monotonic()
         self._new_times = [moment for moment in self._new_times if moment > now - 60]
+        room = max(0, _NEW_A_MINUTE - len(self._new_times))
+        new = sum(one.reason == "new" for one in announced)
+        if new:
+            granted = await self._granted("new", new, _NEW_A_MINUTE)
+            room = room if granted is None else min(room, granted)
         for one in announced:
             tally = by_mark[one.fingerprint]
-            if one.reason == "new" and len(self._new_times) >= _NEW_A_MINUTE:
-                self._unannounced.append(tally)
-                continue
-            self._new_times.append(now)
+            if one.reason == "new":
+                if room <= 0:
+                    self._unannounced.append(tally)
+                    continue
+                room -= 1
+                self._new_times.append(now)
+            self._digest_at = min(self._digest_at, now + _DIGEST_AFTER)
             await self._announce(tally, one)
+        self._forward(tallies)
+
+    def _forward(self, tallies: list[Tally]) -> None:
+        """Pass on one error of each group that was seen since the last time."""
+        for tally in tallies:
+            with self._lock:
+                error = self._errors.pop(tally.fingerprint, None)
+            if error is not None:
+                self._sentry.forward(error, tally)
 
     def _with_kept(self, new: dict[str, Tally]) -> list[Tally]:
         """The new counts, and with them those that have waited for the database."""
@@ -290,41 +328,13 @@ class Tracker:
         return announced
 
     async def _announce(self, tally: Tally, announced: Announced) -> None:
-        regression = announced.reason == "regression"
-        fields = {
-            "where": tally.place,
-            "times": announced.count,
-            "group": tally.fingerprint[:12],
-            **{str(name): value for name, value in list(tally.context.items())[:10]},
-        }
-        await self._send(
-            ("Regression: " if regression else "") + f"{tally.kind} in {tally.place}",
-            f"{tally.message}\n\n{tally.stack[-1_500:]}",
-            level=tally.level,
-            fields=fields,
-        )
+        await self._send(**announcement(tally, announced))
 
     async def _announce_many(self, tallies: list[Tally]) -> None:
-        shown = "\n".join(
-            f"{tally.kind} in {tally.place}: {tally.message[:80]}" for tally in tallies[:20]
-        )
-        await self._send(
-            f"{len(tallies)} more new kinds of errors",
-            f"{shown}\n`atlas errors list` shows all",
-            level=AlertLevel.CRITICAL,
-        )
+        await self._send(**summary(tallies))
 
-    async def _announce_digest(self, digest: Digest) -> None:
-        await self._send(
-            f"{digest.more} more: {digest.kind} in {digest.place}",
-            digest.message,
-            level=digest.level,
-            fields={
-                "times": digest.count,
-                "since": digest.first_at.isoformat(timespec="minutes"),
-                "group": digest.fingerprint[:12],
-            },
-        )
+    async def _granted(self, name: str, wanted: int, most: int) -> int | None:
+        return await self._shared.run(lambda session: Lanes(session).grant(name, wanted, most))
 
 
 def _facts(context: object) -> dict[str, Any]:

@@ -18,9 +18,11 @@ __all__ = ["Announced", "ErrorGroup", "ErrorGroups", "Lanes", "Slot", "Tally"]
 INVALID_LIMIT = 1_000
 _WINDOW = "interval '10 minutes'"
 
+# In order of the key: two reservations never wait for each other crosswise.
 _RESERVE = text(f"""
     INSERT INTO notification_lanes AS l (webhook, next_at)
-    VALUES (:webhook, clock_timestamp() + make_interval(secs => :spacing))
+    SELECT key, clock_timestamp() + make_interval(secs => :spacing)
+    FROM unnest(CAST(:keys AS text[])) key ORDER BY key
     ON CONFLICT (webhook) DO UPDATE SET
         next_at = greatest(l.next_at, clock_timestamp()) + make_interval(secs => :spacing)
     RETURNING extract(epoch FROM next_at - clock_timestamp()) - :spacing, dead_since IS NOT NULL,
@@ -30,10 +32,22 @@ _RESERVE = text(f"""
 _NOTE = text(f"""
     UPDATE notification_lanes SET
         next_at = greatest(next_at, clock_timestamp() + make_interval(secs => :pause)),
-        dead_since = CASE WHEN :dead THEN coalesce(dead_since, now()) END,
+        dead_since = CASE WHEN :dead AND webhook = :webhook THEN coalesce(dead_since, now()) END,
         invalid_since = CASE WHEN invalid_since < now() - {_WINDOW} THEN now() ELSE invalid_since END,
-        invalid = CASE WHEN invalid_since < now() - {_WINDOW} THEN 0 ELSE invalid END + :invalid
-    WHERE webhook = :webhook
+        invalid = CASE WHEN invalid_since < now() - {_WINDOW} THEN 0 ELSE invalid END
+            + CASE WHEN webhook = :webhook THEN :invalid ELSE 0 END
+    WHERE webhook IN (SELECT webhook FROM notification_lanes WHERE webhook = ANY (CAST(:keys AS text[]))
+                      ORDER BY webhook FOR UPDATE)
+    """)
+# A row that no webhook has counts what all processes announce in a minute.
+_GRANT = text("""
+    INSERT INTO notification_lanes AS l (webhook, invalid) VALUES ('#' || :name, :wanted)
+    ON CONFLICT (webhook) DO UPDATE SET
+        invalid_since = CASE WHEN l.invalid_since < now() - interval '1 minute'
+            THEN now() ELSE l.invalid_since END,
+        invalid = :wanted + CASE WHEN l.invalid_since < now() - interval '1 minute'
+            THEN 0 ELSE l.invalid END
+    RETURNING invalid - :wanted
     """)
 
 # Who makes a group, or makes it open again, or comes first after a digest was due, is elected by the row's
@@ -147,16 +161,34 @@ class ErrorGroup:
 class Lanes(Repository):
     """Hands out slots of webhooks."""
 
-    async def reserve(self, webhook: str, spacing: float) -> Slot:
-        """The next free slot, ``spacing`` seconds before the one after it."""
-        values = {"webhook": webhook, "spacing": spacing}
-        wait, dead, silent = (await self.session.execute(_RESERVE, values)).one()
-        return Slot(max(float(wait), 0.0), dead, max(float(silent), 0.0))
+    async def reserve(self, webhook: str, spacing: float, bucket: str | None = None) -> Slot:
+        """The next slot that is free for the webhook, and for all of its bucket if that is known.
 
-    async def note(self, webhook: str, *, pause: float, dead: bool, invalid: bool) -> None:
+        The one after it is ``spacing`` seconds later.
+        """
+        values = {"keys": _keys(webhook, bucket), "spacing": spacing}
+        rows = (await self.session.execute(_RESERVE, values)).all()
+        return Slot(
+            max(0.0, *(float(wait) for wait, _, _ in rows)),
+            any(dead for _, dead, _ in rows),
+            max(0.0, *(float(silent) for _, _, silent in rows)),
+        )
+
+    async def note(
+        self, webhook: str, *, pause: float, dead: bool, invalid: bool, bucket: str | None = None
+    ) -> None:
         """What an answer says to all processes."""
         values = {"webhook": webhook, "pause": pause, "dead": dead, "invalid": int(invalid)}
-        await self.session.execute(_NOTE, values)
+        await self.session.execute(_NOTE, {**values, "keys": _keys(webhook, bucket)})
+
+    async def grant(self, name: str, wanted: int, most: int) -> int:
+        """How many of ``wanted`` announcements may go, where all processes make ``most`` a minute."""
+        before = await self.session.scalar(_GRANT, {"name": name, "wanted": wanted})
+        return min(wanted, max(0, most - int(before or 0)))
+
+
+def _keys(webhook: str, bucket: str | None) -> list[str]:
+    return [webhook] if bucket is None else [webhook, bucket]
 
 
 class ErrorGroups(Repository):

@@ -175,6 +175,29 @@ async def test_processes_share_the_pace_and_a_dead_webhook(database: Database) -
         assert (await lanes.reserve("w", 0.5)).dead
 
 
+async def test_webhooks_of_one_bucket_take_slots_from_one_row(database: Database) -> None:
+    async with database.transaction() as session:
+        lanes = Lanes(session)
+        waits = [(await lanes.reserve(one, 0.5, "bucket")).wait for one in "abab"]
+        assert [round(wait, 1) for wait in waits] == [0.0, 0.5, 1.0, 1.5]
+        await lanes.note("a", pause=40, dead=True, invalid=True, bucket="bucket")
+        other = await lanes.reserve("b", 0.5, "bucket")
+        assert other.wait == pytest.approx(40, abs=1) and not other.dead
+        assert (await lanes.reserve("a", 0.5)).dead
+
+
+async def test_new_kinds_are_announced_ten_a_minute_by_all_processes_together(
+    database: Database, server: LoopbackServer, discord: Discord
+) -> None:
+    notifiers = [make_notifier(server, database) for _ in range(3)]
+    for number in range(60):
+        notifiers[number % 3].capture(error(), fingerprint=f"kind {number}")
+    await asyncio.gather(*(one.flush() for one in notifiers))
+    titles = [embed["title"] for embed in discord.embeds]
+    assert sum("ValueError in" in title for title in titles) == 10
+    assert sum("more new kinds" in title for title in titles) == 1
+
+
 _CHILD = """
 import asyncio, sys
 from atlas import notifier

@@ -134,3 +134,19 @@ async def test_a_thousand_invalid_answers_silence_the_webhook(server: LoopbackSe
     assert len(server.requests) == 1000
     assert not await notifier.send("t", "d")
     assert len(server.requests) == 1000
+
+
+async def test_webhooks_of_one_bucket_share_its_pace(server: LoopbackServer) -> None:
+    server.respond = discord = Discord(limit=5, window=1.0)  # one bucket for all that come
+    webhooks = {
+        f"discord_webhook_{name}": SecretStr(f"{server.url}/{name}/token")
+        for name in ("alerts", "ops")
+    }
+    notifier = Notifier(Settings(_env_file=None, **webhooks))
+    assert await notifier.send("t", "d") and await notifier.send("t", "d", "ops")
+    lanes = list(notifier._lanes.values())
+    assert lanes[0].bucket == lanes[1].bucket and lanes[0]._paces[1] is lanes[1]._paces[1]
+    # what is learnt by one holds for the other
+    lanes[0]._paces[1].free_at = asyncio.get_running_loop().time() + 1e6
+    assert not await notifier.send("t", "d", "ops")
+    assert discord.refused == 0
