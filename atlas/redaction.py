@@ -6,7 +6,6 @@ First the exact values of all configured secrets, then what looks like one.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -28,36 +27,45 @@ _LONGEST, MARGIN = 100_000, 4_096
 
 # Bounded repetitions only: a text may be hostile, and each start must cost little.
 _VALUE = r"""(?:"[^"\n]{0,500}"|'[^'\n]{0,500}'|\\*["']?[^\s"'&,;}\])]+)"""
+#: Words of which one must be there, in small letters; the pattern; what it becomes.
 _PATTERNS = (
     # API keys of Google, tokens of Hugging Face and GitHub, secrets of webhooks
-    (re.compile(r"AIza[0-9A-Za-z_-]{20,}"), MASK),
-    (re.compile(r"(?:hf|ghp|gho|ghs)_[A-Za-z0-9]{10,}"), MASK),
-    (re.compile(r"whsec_[A-Za-z0-9+/=_-]{8,}"), MASK),
+    (("aiza",), re.compile(r"AIza[0-9A-Za-z_-]{20,}"), MASK),
+    (("hf_", "ghp_", "gho_", "ghs_"), re.compile(r"(?:hf|ghp|gho|ghs)_[A-Za-z0-9]{10,}"), MASK),
+    (("whsec_",), re.compile(r"whsec_[A-Za-z0-9+/=_-]{8,}"), MASK),
     (
+        ("private key",),
         re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}KEY-----|\Z)", re.S),
         MASK,
     ),
     # addresses that are secrets themselves
-    (re.compile(r"(discord(?:app)?\.com/api/(?:v\d+/)?webhooks/)[^\s\"'<>]+", re.I), rf"\1{MASK}"),
-    (re.compile(r"(hooks\.slack\.com/)[^\s\"'<>]+", re.I), rf"\1{MASK}"),
+    (
+        ("/webhooks/",),
+        re.compile(r"(discord(?:app)?\.com/api/(?:v\d+/)?webhooks/)[^\s\"'<>]+", re.I),
+        rf"\1{MASK}",
+    ),
+    (("hooks.slack.com",), re.compile(r"(hooks\.slack\.com/)[^\s\"'<>]+", re.I), rf"\1{MASK}"),
     # a password in a DSN; one that is not escaped may hold any character, up to the last @
     (
+        ("://",),
         re.compile(r"([a-z][a-z0-9+.-]{0,20}://[^\s:/@\"']{0,100}:)[^\s\"'<>]{0,500}@", re.I),
         rf"\1{MASK}@",
     ),
     (
+        ("authorization",),
         re.compile(
-            r"(\bauthorization\\*[\"']?\s{0,9}[:=]\s{0,9}\\*[\"']?)(?:(?:bearer|basic|token)\s+)?"
+            r"(authorization\\*[\"']?\s{0,9}[:=]\s{0,9}\\*[\"']?)(?:(?:bearer|basic|token)\s+)?"
             r"[^\s\"',;]+",
             re.I,
         ),
         rf"\1{MASK}",
     ),
-    (re.compile(r"(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.I), rf"\1{MASK}"),
+    (("bearer",), re.compile(r"(bearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.I), rf"\1{MASK}"),
+    # whatever a name ends with: access_token, apiKey, also monkey: too much is better than too little
     (
+        ("key", "token", "password", "passwd", "pwd", "secret", "signature"),
         re.compile(
-            r"((?<![a-z0-9])(?:api|access|auth|client|private|refresh|secret|session|webhook)?"
-            r"(?:key|token|password|passwd|pwd|secret|signature)\\*[\"']?\s{0,9}[=:]\s{0,9})" + _VALUE,
+            r"((?:key|token|password|passwd|pwd|secret|signature)\\*[\"']?\s{0,9}[=:]\s{0,9})" + _VALUE,
             re.I,
         ),
         rf"\1{MASK}",
@@ -84,8 +92,10 @@ class Redactor:
         text, was_longer = text[: limit + MARGIN], len(text) > limit + MARGIN
         if self._exact is not None:
             text = self._exact.sub(MASK, text)
-        for pattern, replacement in _PATTERNS:
-            text = pattern.sub(replacement, text)
+        small = text.lower()
+        for words, pattern, replacement in _PATTERNS:
+            if any(word in small for word in words):
+                text = pattern.sub(replacement, text)
         # what was masked has made it shorter: the cut may have come forward
         return (text[:-MARGIN] if was_longer else text)[:limit]
 
@@ -139,13 +149,16 @@ def _spellings(secret: str) -> Iterator[str]:
     yield from secret.split()
 
 
-@functools.lru_cache(maxsize=4)
-def _cached(secrets: tuple[str, ...]) -> Redactor:
-    return Redactor(secrets)
+_last: tuple[Settings, Redactor] | None = None
 
 
 def _of_settings(settings: Settings) -> Redactor:
-    return _cached(tuple(secrets_of(settings)))
+    """The redactor of the settings, made once: they are frozen."""
+    global _last
+    known = _last
+    if known is None or known[0] is not settings:
+        _last = known = (settings, Redactor(secrets_of(settings)))
+    return known[1]
 
 
 _PATTERNS_ONLY = Redactor()

@@ -5,13 +5,14 @@ Usage: python -m benchmarks [archive|ingest|claims|import|encodings|read ...] [-
        python -m benchmarks adoption [--rows N]
        python -m benchmarks keys
        python -m benchmarks memory
+       python -m benchmarks notifications
        python -m benchmarks vaults [--rows N] [--documents N]
        python -m benchmarks month [--rows N]
        python -m benchmarks forever [--years N] [--videos N] [--days N] [--parts N] [--plots FOLDER]
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
-``adoption``, ``keys``, ``memory``, ``vaults``, ``month``, ``forever`` and ``retention`` take minutes and run
-only when they are named.
+``adoption``, ``keys``, ``memory``, ``notifications``, ``vaults``, ``month``, ``forever`` and
+``retention`` take minutes and run only when they are named.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from benchmarks import (
     keys,
     memory,
     month,
+    notifications,
     reading,
     retention,
     vaults,
@@ -76,7 +78,17 @@ def main() -> None:
         nargs="*",
         metavar="SUITE",
         help=", ".join(
-            [*SUITES, "adoption", "keys", "memory", "vaults", "month", "forever", "retention"]
+            [
+                *SUITES,
+                "adoption",
+                "keys",
+                "memory",
+                "notifications",
+                "vaults",
+                "month",
+                "forever",
+                "retention",
+            ]
         ),
     )
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the archive run")
@@ -125,6 +137,7 @@ def main() -> None:
         "adoption": adoption.measure,
         "keys": keys.measure,
         "memory": memory.measure,
+        "notifications": notifications.measure,
         "vaults": functools.partial(vaults.measure, documents=arguments.documents),
         "month": month.measure,
         "forever": functools.partial(forever.measure, load=years),

@@ -7,6 +7,7 @@ never fewer than the characters Discord counts.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -41,7 +42,8 @@ DESCRIPTION_SHARE = 3000
 FOOTER_SHARE = 64
 #: Fields that are looked at, and characters of a value.
 _MOST_FIELDS = 1_000
-_LONGEST, _LOOKED_AT = 20_000, 40_000
+_LONGEST = 20_000
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f]")
 #: Discord takes a field without a visible name or value only with this in its place.
 BLANK = "\u200b"
 
@@ -124,24 +126,25 @@ def _entries(fields: object) -> Iterator[dict[str, Any]]:
         }
 
 
-def plain(value: object) -> str:
-    """Any value as text without secrets and control characters. Never raises."""
+def plain(value: object, limit: int = _LONGEST) -> str:
+    """Any value as text without secrets and control characters, cut at ``limit``. Never raises."""
     if value is None:
         return ""
     text = f"<{type(value).__name__} that cannot be shown>"
     # whatever a foreign __str__ raises, RecursionError and MemoryError among it
     with contextlib.suppress(Exception):
         text = str(value)
-    shown = "".join(char for char in text[:_LOOKED_AT] if char >= " " or char in "\n\t")
-    if len(text) > _LOOKED_AT:
+    looked_at = 2 * (limit + MARGIN)
+    shown = _CONTROLS.sub("", text[:looked_at])
+    if len(text) > looked_at:
         shown = shown[:-MARGIN]  # where the text was cut, half of a secret is none that can be told
     # lone surrogates have no UTF-8
-    return redact(shown.encode("utf-8", "replace").decode(), _LONGEST)
+    return redact(shown.encode("utf-8", "replace").decode(), limit)
 
 
 def _clip(value: object, limit: int) -> str:
     """``value`` as text without white space around it, at most ``limit`` UTF-16 units long."""
-    encoded = plain(value).strip().encode("utf-16-le", "replace")
+    encoded = plain(value, 2 * limit).strip().encode("utf-16-le", "replace")
     if len(encoded) <= 2 * limit:
         return encoded.decode("utf-16-le")
     # half of a surrogate pair at the cut is dropped

@@ -89,7 +89,7 @@ class Accounts:
         self._paces: dict[str, Pace] = {}
         self._notices: dict[str, datetime] = {}
         self._day = date.min
-        self._day_ends = datetime.fromtimestamp(0, UTC)
+        self._day_begins = self._day_ends = datetime.fromtimestamp(0, UTC)
         #: Grows when another key may have become the better choice.
         self.version = 0
         self.blocks = Blocks(self.today)
@@ -110,9 +110,10 @@ class Accounts:
     def today(self) -> date:
         """The Pacific day, by which quota is counted."""
         now = self.now()
-        if not self._day_ends - timedelta(days=2) < now < self._day_ends:
+        if not self._day_begins < now < self._day_ends:
             self._day = now.astimezone(pacific()).date()
             self._day_ends = next_reset(now)
+            self._day_begins = self._day_ends - timedelta(days=2)
         return self._day
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -166,3 +167,23 @@ async def test_the_entry_point_of_the_docs_starts_the_collector_only_when_there_
     await rest(database, (identity(0).key_account, "*", "disabled"))
     assert start().returncode == 2
     assert start().stdout == ""
+
+
+def test_the_set_ups_of_the_docs_are_well_formed(tmp_path: Path) -> None:
+    import yaml
+
+    page = (ROOT / "docs" / "hydra-protocol.md").read_text()
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        assert "atlas" in str(yaml.safe_load(block))
+    (unit,) = re.findall(r"```ini\n(.*?)```", page, re.DOTALL)
+    assert "atlas keys wait --pool hunting" in unit
+    if (systemd := shutil.which("systemd-analyze")) is None:
+        pytest.skip("no systemd-analyze on this machine")
+    (tmp_path / "hunter.service").write_text(unit)
+    done = subprocess.run(
+        [systemd, "verify", "--man=no", str(tmp_path / "hunter.service")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
