@@ -1,6 +1,6 @@
 """Runs every measurement (or those named) on a database of its own and prints one table.
 
-Usage: python -m benchmarks [archive|ingest|claims|import|encodings|read ...] [--rows N] [--days N]
+Usage: python -m benchmarks [archive|ingest|claims|import|exports|encodings|read ...] [--rows N] [--days N]
        python -m benchmarks claims [--entries N N ...]
        python -m benchmarks adoption [--rows N]
        python -m benchmarks keys
@@ -34,6 +34,7 @@ from benchmarks import (
     adoption,
     archiving,
     encodings,
+    exports,
     forever,
     importing,
     keys,
@@ -54,6 +55,7 @@ SUITES: dict[str, Suite] = {
     "ingest": ingesting.measure,
     "claims": claiming.measure,
     "import": importing.measure,
+    "exports": exports.measure,
     "encodings": encodings.measure,
     "read": reading.measure,
     "scheduling": scheduling.measure,

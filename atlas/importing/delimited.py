@@ -17,16 +17,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from atlas.errors import InvalidInput
 from atlas.importing.fields import normalised, recognised
-from atlas.importing.spool import Rows
+from atlas.importing.spool import Rows, table
 from atlas.importing.text import BROKEN, printable
 
 #: Characters of the longest record, and lines that one may go over.
 RECORD, LINES = 1 << 20, 10_000
 #: Text that the dialect is told from, and lines among which the header is looked for.
 _HEAD, _HEADER_LINES = 1 << 16, 30
+_BLANK = frozenset(("\n", "\r\n", "\r"))
 _USUAL = (",", "\t", ";", "|")
 _SEP = re.compile(r"\ufeff?\"?sep=(.)\"?\s*$", re.IGNORECASE)
 _ID = re.compile(r"['\"]?(?:[A-Za-z0-9_-]{11}|.*[=/][A-Za-z0-9_-]{11}.*)['\"]?")
@@ -84,10 +87,12 @@ class Lines:
         self._rest = head
         self._waiting: deque[str] = deque()
         self._ended = False
+        self._strays = False
         self.number = 0
 
     def take_back(self, lines: Sequence[str]) -> None:
         """Put lines back that were taken last."""
+        self._strays = True
         self._waiting.extendleft(reversed(lines))
         self.number -= len(lines)
 
@@ -102,15 +107,14 @@ class Lines:
         self.number += 1
         return self._waiting.popleft()
 
-    def clean_block(self, forbidden: Sequence[str]) -> list[str]:
-        """All lines of the next block if none has one of the characters, else nothing."""
-        if self._waiting or self._ended:
-            return []
-        self._fill()
-        text = "".join(self._waiting)
-        if any(one in text for one in (*forbidden, _MARK)):
-            return []
+    def block(self) -> list[str]:
+        """All lines at hand; nothing where some were taken back, or one is too long."""
+        if not self._waiting and not self._ended:
+            self._strays = False
+            self._fill()
         lines = list(self._waiting)
+        if self._strays or not lines or any(len(line) > RECORD for line in lines):
+            return []
         self._waiting.clear()
         self.number += len(lines)
         return lines
@@ -318,20 +322,64 @@ class _Reader:
         # the header itself is read as any record is, since it may go over lines
         next(self._dialect.reader(self._feed()), None)
         while True:
-            if block := self._lines.clean_block(self._special):
-                self._take_plain(block)
-            elif not self._take_record():
+            block = self._lines.block()
+            begins = self._lines.number - len(block) + 1
+            if block and (quick := self._quick(block, begins)) is not None:
+                if self._rows.lines:
+                    yield self._rows.batch()
+                if quick.num_rows:
+                    yield quick
+            elif block and not self._take_block(block, begins):
+                self._lines.take_back(block)
+            elif not block and not self._take_record():
                 break
             if self._rows.is_full():
                 yield self._rows.batch()
         if self._rows.lines:
             yield self._rows.batch()
 
-    def _take_plain(self, block: list[str]) -> None:
-        """Lines without quotes, a record each."""
-        begins = self._lines.number - len(block) + 1
-        for at, row in enumerate(self._dialect.reader(block), start=begins):
+    def _quick(self, block: list[str], begins: int) -> pa.Table | None:
+        """The rows of lines without quotes, by Arrow; None where one is not as all are."""
+        text = "".join(block)
+        if any(one in text for one in self._special) or not self._dialect.delimiter.isascii():
+            return None
+        names = self._rows.header
+        numbers: Sequence[int] = range(begins, begins + len(block))
+        if any(one in text for one in ("\n\n", "\n\r", "\r\r")) or text[0] in "\r\n":
+            kept = [one for one in zip(numbers, block, strict=True) if one[1] not in _BLANK]
+            numbers, text = [one[0] for one in kept], "".join(one[1] for one in kept)
+            if not kept:
+                return table(dict.fromkeys(names, ()), (), {}, self._rows.source)
+        try:
+            found = pyarrow.csv.read_csv(
+                io.BytesIO(text.encode()),
+                pyarrow.csv.ReadOptions(
+                    column_names=names, use_threads=False, block_size=len(text) * 4 + 1024
+                ),
+                pyarrow.csv.ParseOptions(delimiter=self._dialect.delimiter, quote_char=False),
+                pyarrow.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+                ),
+            )
+        except (pa.ArrowInvalid, UnicodeEncodeError):
+            return None
+        first = found.column(0)
+        unusual = pc.or_(pc.equal(first, ""), pc.equal(first, self._header[0]))
+        if found.num_rows != len(numbers) or pc.any(unusual).as_py():
+            return None
+        return table({name: found[name] for name in names}, numbers, {}, self._rows.source)
+
+    def _take_block(self, block: list[str], begins: int) -> bool:
+        """Lines that are a record each, by the rules; False, and none is taken, where one is not."""
+        try:
+            rows = list(self._dialect.reader(block))
+        except csv.Error:
+            return False
+        if len(rows) != len(block):
+            return False
+        for at, row in enumerate(rows, start=begins):
             self._take(at, row, ())
+        return True
 
     def _feed(self) -> Iterator[str]:
         for line in self._lines:

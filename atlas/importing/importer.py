@@ -23,7 +23,15 @@ from atlas.importing.columnar import read_parquet
 from atlas.importing.delimited import Head, read_delimited
 from atlas.importing.documents import is_json, values
 from atlas.importing.fields import FLAGS
-from atlas.importing.loading import Buckets, Distinct, Loaded, VideoLoader, distinct, load_samples
+from atlas.importing.loading import (
+    Buckets,
+    Distinct,
+    Loaded,
+    VideoLoader,
+    distinct,
+    load_samples,
+    together,
+)
 from atlas.importing.options import Options
 from atlas.importing.payloads import records
 from atlas.importing.report import (
@@ -57,22 +65,28 @@ async def import_files(
     *,
     vault: Vault | None = None,
     progress: Progress | None = None,
+    report: ImportReport | None = None,
 ) -> ImportReport:
     """Import files, folders or standard input (``-``): videos, their channels and schedule, and samples.
 
     Can be repeated: what is there already is left as it is. Nothing is written before every row is
-    understood; a failure after that leaves whole batches. Raises `InvalidInput` for what is no table and for
+    understood; a failure after that leaves whole batches. ``report`` is filled in as the work goes on, for
+    those who interrupt it. Raises `InvalidInput` for what is no table and for
     what only a person can say, `AtlasError` where the report cannot be written, and `DatabaseError`.
     """
     options = options or Options()
     async with database.transaction(read_only=True) as session:
         latest = await clock(session) + AHEAD
     with workdir("import") as folder:
-        job = Job(folder, paths, options, latest, progress or (lambda done, total, what: None))
-        await asyncio.to_thread(job.prepare)
-        if not job.report.good:
-            return job.report
-        await job.load(database, StatsReader(database, vault))
+        tell = progress or (lambda done, total, what: None)
+        job = Job(folder, paths, options, latest, tell, report)
+        try:
+            await asyncio.to_thread(job.prepare)
+        except asyncio.CancelledError:
+            job.stopped = True  # the thread ends at its next look
+            raise
+        if job.report.good:
+            await job.load(database, StatsReader(database, vault))
         return job.report
 
 
@@ -84,6 +98,10 @@ def read_samples(paths: Sequence[Path], options: Options | None = None) -> pa.Ta
         job = Job(folder, paths, made, latest, lambda done, total, what: None)
         job.prepare()
         return pa.concat_tables([SAMPLES.empty_table(), *job.samples])
+
+
+class _Stopped(Exception):
+    """Nobody waits for the work any more."""
 
 
 @dataclass(slots=True)
@@ -113,13 +131,15 @@ class Job:
         options: Options,
         latest: datetime,
         progress: Progress,
+        report: ImportReport | None = None,
     ) -> None:
-        self.report = ImportReport()
+        self.report = report if report is not None else ImportReport()
+        self.stopped = False
         self.samples: Buckets
         self._folder, self._options, self._latest = folder, options, latest
         self._paths = paths
         self._files = files_of(paths)
-        self._tell = progress
+        self._progress = progress
         self._size = total_size(paths)
         self._read_bytes = 0
         self.facts = Spool(folder / "facts")
@@ -150,6 +170,11 @@ class Job:
         self._surveyed = survey(reading.groups, lambda: reading.spool, self._options, self._latest)
         self._describe(reading)
         self._understand(reading)
+
+    def _tell(self, done: int, total: int | None, what: str) -> None:
+        if self.stopped:
+            raise _Stopped
+        self._progress(done, total, what)
 
     # --- reading
 
@@ -344,7 +369,7 @@ class Job:
         """Write videos, then samples; what was written is in the report, whatever happens."""
         rows, done = max(1, self.report.good), 0
         size = self._size or self._read_bytes
-        counts = Loaded()
+        report = self.report
 
         def tell(more: int, what: str) -> None:
             nonlocal done
@@ -353,19 +378,14 @@ class Job:
             self._tell(int(size * share), size, f"{what}, {done:,} rows")
 
         loader = VideoLoader(database)
-        for number, facts in self.facts:
+        for number, facts, read in together(self.facts):
             await loader.load(facts, self._surveyed.plans[number].tag_separator)
-            tell(facts.num_rows, "loading videos")
+            tell(read, "loading videos")
         done = rows
-        remarks = await load_samples(
-            database, reader, self.samples, counts, lambda more: tell(more, "loading samples")
-        )
-        report = self.report
-        report.notes += remarks
-        report.new, report.replaced, report.unchanged = (
-            counts.new,
-            counts.replaced,
-            counts.unchanged,
-        )
-        report.forgotten = counts.forgotten
-        report.samples = counts.new + counts.replaced + counts.unchanged
+        counts = Loaded()
+        async for more in load_samples(database, reader, self.samples, counts):
+            report.new, report.replaced = counts.new, counts.replaced
+            report.unchanged, report.forgotten = counts.unchanged, counts.forgotten
+            report.samples = counts.new + counts.replaced + counts.unchanged
+            tell(more, "loading samples")
+        report.notes += counts.remarks

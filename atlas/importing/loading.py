@@ -7,8 +7,8 @@ and a counter that is not known never replaces one that is.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from atlas.errors import ConfigurationError, Unavailable, WrongVault
 from atlas.importing import values
 from atlas.importing.fields import COUNTERS
 from atlas.importing.rows import FACTS, SAMPLES, mask
-from atlas.importing.spool import Spool
+from atlas.importing.spool import Spool, release
 from atlas.ingest import record_table
 from atlas.reader import StatsReader
 from atlas.repositories.videos import Videos
@@ -31,22 +31,28 @@ from atlas.scheduling import AgePolicy
 from atlas.types import Channel, Video
 
 #: Samples that are compared and written together: bounds memory.
-BUCKET = 100_000
+BUCKET = 65_536
 _MOST_BUCKETS = 256
 #: Ids up to which a look at what is stored is narrowed to them.
 _FEW_IDS = 5_000
+#: Facts that are merged before they are written.
+_FACTS_BYTES = 8 << 20
 _KEY = ["video_id", "timestamp"]
 _OLD = "_old"
 
 
 @dataclass(slots=True)
 class Loaded:
-    """How many samples were new, replaced others, were there already, or are of forgotten videos."""
+    """How many samples were new, replaced others, were there already, or are of forgotten videos.
+
+    ``remarks`` are for people.
+    """
 
     new: int = 0
     replaced: int = 0
     unchanged: int = 0
     forgotten: int = 0
+    remarks: list[str] = field(default_factory=list)
 
 
 class Buckets:
@@ -114,28 +120,23 @@ def last_known(table: pa.Table, keys: Sequence[str], columns: Sequence[str]) -> 
 
 
 async def load_samples(
-    database: Database,
-    reader: StatsReader,
-    buckets: Buckets,
-    loaded: Loaded,
-    tell: Callable[[int], None],
-) -> list[str]:
-    """Write every bucket; returns remarks for people."""
-    remarks: dict[str, None] = {}
+    database: Database, reader: StatsReader, buckets: Buckets, loaded: Loaded
+) -> AsyncIterator[int]:
+    """Write every bucket; yields after each how many samples it had, ``loaded`` being up to date."""
     for samples in buckets:
         stored, remark = await _stored(reader, samples)
-        if remark:
-            remarks[remark] = None
+        if remark and remark not in loaded.remarks:
+            loaded.remarks.append(remark)
         merged, is_new, is_changed = compared(samples, stored)
         to_write = merged.filter(pa.array(is_new | is_changed))
         new_count, changed_count = int(is_new.sum()), int(is_changed.sum())
         written = await record_table(database, to_write)
+        release()
         loaded.forgotten += to_write.num_rows - written
         loaded.new += new_count
         loaded.replaced += changed_count
         loaded.unchanged += samples.num_rows - new_count - changed_count
-        tell(samples.num_rows)
-    return list(remarks)
+        yield samples.num_rows
 
 
 async def _stored(reader: StatsReader, samples: pa.Table) -> tuple[pa.Table, str | None]:
@@ -184,8 +185,8 @@ def compared(samples: pa.Table, stored: pa.Table) -> tuple[pa.Table, Any, Any]:
 class VideoLoader:
     """Writes videos, each with its channel and its place in the schedule; the same facts once."""
 
-    #: Facts that are remembered as written: saves repeats, costs 8 bytes each.
-    _REMEMBERED = 500_000
+    #: Facts that are remembered as written: saves repeats, costs some 100 bytes each.
+    _REMEMBERED = 200_000
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -193,13 +194,7 @@ class VideoLoader:
 
     async def load(self, facts: pa.Table, tag_separator: str) -> None:
         """Write a batch of facts, one row a video (see `distinct`)."""
-        rows = [
-            row
-            for row in facts.to_pylist()
-            if (key := hash(tuple(sorted(row.items(), key=lambda one: one[0]))))
-            not in self._written
-            and (len(self._written) >= self._REMEMBERED or not self._written.add(key))  # type: ignore[func-returns-value]  # adds in passing
-        ]
+        rows = [row for row in facts.to_pylist() if self._is_news(row)]
         if not rows:
             return
         videos, channels = [], {}
@@ -221,6 +216,29 @@ class VideoLoader:
                     NewEntry(video.id, policy.tier(born, now), published_at=video.published_at)
                 )
             await Watchlist(session).add(entries)
+
+    def _is_news(self, row: dict[str, Any]) -> bool:
+        """Whether these facts were not written yet; when the video was first seen is none of them."""
+        key = hash((row["video_id"], *(row[name] for name in FACTS)))
+        if key in self._written:
+            return False
+        if len(self._written) < self._REMEMBERED:
+            self._written.add(key)
+        return True
+
+
+def together(batches: Iterable[tuple[int, pa.Table]]) -> Iterator[tuple[int, pa.Table, int]]:
+    """Facts of a few batches of a group at a time, one row a video, with the number of rows read."""
+    held: list[pa.Table] = []
+    group = -1
+    for number, batch in batches:
+        if held and (number != group or sum(one.nbytes for one in held) > _FACTS_BYTES):
+            yield group, distinct(pa.concat_tables(held)), sum(one.num_rows for one in held)
+            held = []
+        group = number
+        held.append(batch)
+    if held:
+        yield group, distinct(pa.concat_tables(held)), sum(one.num_rows for one in held)
 
 
 def distinct(facts: pa.Table) -> pa.Table:

@@ -261,6 +261,8 @@ def _ids(cells: pa.Array | None, plan: Plan, count: int) -> _Column:
         return _Column(pa.repeat(pa.scalar(plan.fixed_id, pa.string()), count))
     if cells is None:
         return _Column(pa.nulls(count, pa.string()))
+    if pc.all(pc.match_substring_regex(cells, r"^[A-Za-z0-9_-]{11}$")).as_py() is not False:
+        return _Column(cells)
     return _each(cells, values.video_id, pa.string())
 
 

@@ -19,7 +19,7 @@ SOURCE, LINE, REASON, SKIPPED = "\0source", "\0line", "\0reason", "\0skipped"
 OWN = (SOURCE, LINE, REASON, SKIPPED)
 
 #: Rows and characters of one batch: bounds memory.
-ROWS, CHARACTERS = 20_000, 8 << 20
+ROWS, CHARACTERS = 16_384, 4 << 20
 #: Columns that are kept of rows whose columns differ.
 COLUMNS = 2_000
 
@@ -123,6 +123,11 @@ def _text(values: Any) -> pa.Array:
         return pa.array(mended, pa.string())
 
 
+def release() -> None:
+    """Give memory back that Arrow keeps for later: a batch needs what the one before it did."""
+    pa.default_memory_pool().release_unused()
+
+
 class Spool:
     """Batches in a temporary file, each with the number of the group that it belongs to."""
 
@@ -139,6 +144,7 @@ class Spool:
             stream.write_table(batch)
         self._groups.append(group)
         self.rows += batch.num_rows
+        release()
 
     def __iter__(self) -> Iterator[tuple[int, pa.Table]]:
         if not self._file.closed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from atlas.cli.output import answer, number, out, progress, run, table
+from atlas.cli.output import answer, err, number, out, progress, run, table
 from atlas.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def import_files(
     from atlas.db import db
     from atlas.importing.importer import import_files
     from atlas.importing.options import Options, parse_time
+    from atlas.importing.report import ImportReport
 
     for one in files:
         if str(one) != "-" and not one.exists():
@@ -87,8 +88,16 @@ def import_files(
         max_bad=max_bad,
         report=report,
     )
-    with progress("importing", quiet=json, in_bytes=True) as tell:
-        found = run(import_files(db, files, options, progress=tell))
+    found = ImportReport()
+    try:
+        with progress("importing", quiet=json, in_bytes=True) as tell:
+            run(import_files(db, files, options, progress=tell, report=found))
+    except KeyboardInterrupt:
+        err.print(
+            f"{number(found.samples)} samples are in. Nothing is lost by importing the same again: "
+            "what is there is left as it is"
+        )
+        raise
     answer(asdict(found), json, lambda: _show(found))
     if not found.good:
         raise typer.Exit(1)
