@@ -50,7 +50,14 @@ IDS = [f"video-{number}" for number in range(5)]
 HOURS = (1, 30)
 SPAN = (OLD, OLD + timedelta(hours=12))
 
-_FAULTS = (Fault.REFUSE, Fault.LOSE_ANSWER, Fault.LATE, Fault.HALF, Fault.BREAK_OFF)
+_FAULTS = (
+    Fault.REFUSE,
+    Fault.LOSE_ANSWER,
+    Fault.LATE,
+    Fault.HALF,
+    Fault.BREAK_OFF,
+    Fault.MISREAD,
+)
 #: What a job may raise for the store's sake.
 _ILL = (VaultUnavailable, VerificationFailed, CorruptObject)
 #: What a job is told that another history has overtaken.
