@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ LIVE_SERVICES = ("DATABASE_URL", "HF_REPO_ID", "HF_DATASET_ID", "GCS_BUCKET_NAME
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-socket reads its option
 def pytest_configure(config: pytest.Config) -> None:
+    # hundreds of tests start a process: each would compile anew what it imports
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if worker := getattr(config, "workerinput", None):
         guard.join(worker["servers"])
     if allowed := config.option.allow_hosts:
