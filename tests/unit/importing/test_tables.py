@@ -323,6 +323,7 @@ def test_compression_is_told_by_content_and_peeled_off(tmp_path: Path, how: str)
         ("b.zip", packed("zip", b"id,date\n")[:-30], "broken"),
         ("a.parquet", b"PAR1 and no more", "cannot read"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",
 )
 def test_what_is_no_table_is_told_by_its_kind(
     tmp_path: Path, name: str, content: bytes, kind: str
