@@ -16,12 +16,11 @@ from atlas.cli.commands import (
     events,
     exporting,
     importing,
-    keys,
     reading,
     vault,
     work,
 )
-from atlas.cli.commands.operating import configuration, database, doctor, errors, health
+from atlas.cli.commands.operating import configuration, database, doctor, errors, health, keys
 from atlas.cli.output import out
 from atlas.errors import ConfigurationError
 

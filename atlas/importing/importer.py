@@ -19,10 +19,24 @@ import pyarrow as pa
 from atlas.db import Database
 from atlas.db.clock import clock
 from atlas.errors import InvalidInput
-from atlas.importing.columnar import read_parquet
-from atlas.importing.delimited import Head, read_delimited
-from atlas.importing.documents import is_json, values
-from atlas.importing.fields import FLAGS
+from atlas.importing.columns.fields import FLAGS
+from atlas.importing.columns.rows import SAMPLES, Fault, understand
+from atlas.importing.columns.surveying import Group, Surveyed, survey
+from atlas.importing.files.columnar import read_parquet
+from atlas.importing.files.delimited import read_delimited
+from atlas.importing.files.dialect import Head
+from atlas.importing.files.documents import is_json, values
+from atlas.importing.files.payloads import records
+from atlas.importing.files.sources import (
+    NoTable,
+    Source,
+    broken_as_input,
+    files_of,
+    opened,
+    total_size,
+)
+from atlas.importing.files.spool import LINE, SOURCE, Rows, Spool
+from atlas.importing.files.text import Decoded, printable
 from atlas.importing.loading import (
     Buckets,
     Distinct,
@@ -33,7 +47,6 @@ from atlas.importing.loading import (
     together,
 )
 from atlas.importing.options import Options
-from atlas.importing.payloads import records
 from atlas.importing.report import (
     LEADING,
     ImportReport,
@@ -41,11 +54,6 @@ from atlas.importing.report import (
     as_it_was,
     check_place,
 )
-from atlas.importing.rows import SAMPLES, Fault, understand
-from atlas.importing.sources import NoTable, Source, broken_as_input, files_of, opened, total_size
-from atlas.importing.spool import LINE, SOURCE, Rows, Spool
-from atlas.importing.surveying import Group, Surveyed, survey
-from atlas.importing.text import Decoded, printable
 from atlas.ingest import AHEAD
 from atlas.reader import StatsReader
 from atlas.types import Progress

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 
 from atlas.db import Database
 from atlas.errors import ConfigurationError, Unavailable, WrongVault
-from atlas.importing import values
-from atlas.importing.fields import COUNTERS
-from atlas.importing.rows import FACTS, SAMPLES, mask
-from atlas.importing.spool import Spool, release
+from atlas.importing.columns import values
+from atlas.importing.columns.fields import COUNTERS
+from atlas.importing.columns.rows import FACTS, SAMPLES, mask
+from atlas.importing.files.spool import Spool, release
 from atlas.ingest import record_table
 from atlas.reader import StatsReader
 from atlas.repositories.videos import Videos

@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 from atlas.errors import InvalidInput
-from atlas.importing import values
-from atlas.importing.text import check_encoding, printable
-from atlas.importing.times import check_formats, plain
+from atlas.importing.columns import values
+from atlas.importing.columns.times import check_formats, plain
+from atlas.importing.files.text import check_encoding, printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas.errors import AtlasError, InvalidInput
-from atlas.importing.spool import OWN
-from atlas.importing.text import BROKEN, printable
+from atlas.importing.files.spool import OWN
+from atlas.importing.files.text import BROKEN, printable
 
 #: How a report begins; by it one is known when it is imported.
 LEADING = ("line", "field", "value", "reason")

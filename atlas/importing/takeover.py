@@ -8,7 +8,7 @@ run which died goes on where it stopped. `drop_old` is a command of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from atlas.db import Database
 from atlas.db.administration import migrations
 from atlas.db.sql import identifier
 from atlas.errors import ConfigurationError, Damaged
+from atlas.importing.first_schema import ALL, COUNTERS, ID_IS_VALID, STATS, TABLES, OldTable
 from atlas.logging import get_logger
 from atlas.repositories.hot.partitions import Partitions, slot
 from atlas.repositories.hot.stats import EARLIEST
@@ -29,101 +30,6 @@ log = get_logger(__name__)
 
 #: Rows in one step.
 STEP = 5_000
-
-_STATUS = (
-    "CASE WHEN upper({0}) IN ('PENDING', 'PROCESSING', 'DONE', 'FAILED') "
-    "THEN upper({0}) ELSE 'PENDING' END"
-)
-_TIER = (
-    "CASE WHEN upper({0}) IN ('HOURLY', 'DAILY', 'WEEKLY', 'DORMANT') "
-    "THEN upper({0}) ELSE 'DAILY' END"
-)
-_TERM_STATUS = "CASE WHEN lower({0}) = 'exhausted' THEN 'exhausted' ELSE 'active' END"
-_NUMBER = "{0}::bigint"
-_ID_IS_VALID = "octet_length(o.{0}::text) BETWEEN 1 AND 64"
-
-
-@dataclass(frozen=True, slots=True)
-class OldTable:
-    """A table of the first schema.
-
-    ``columns`` are those copied, each with how its value is written ({0} is the old column; None: as it
-    is); a column that an installation lacks takes the new table's default. ``known_by`` are columns without
-    which a table of that name is somebody else's.
-    """
-
-    name: str
-    key: str
-    known_by: tuple[str, ...]
-    columns: dict[str, str | None] = field(default_factory=dict)
-    valid: str = "true"
-
-
-_TEXT = "{0}::text"
-TABLES = (
-    OldTable(
-        "channels",
-        "id",
-        ("id", "title"),
-        {
-            **dict.fromkeys(("id", "country", "custom_url"), _TEXT),
-            "title": "coalesce({0}::text, '')",
-            **dict.fromkeys(("created_at", "is_verified", "last_scraped_at")),
-        },
-    ),
-    OldTable(
-        "videos",
-        "id",
-        ("id", "channel_id", "title", "status"),
-        {
-            **dict.fromkeys(("id", "channel_id", "category_id", "default_language"), _TEXT),
-            "title": "coalesce({0}::text, '')",
-            **dict.fromkeys(("published_at", "last_updated_at")),
-            "discovered_at": "coalesce({0}, now())",
-            "duration": _NUMBER,
-            **dict.fromkeys(("tags", "wiki_topics"), "{0}::text[]"),
-            "status": _STATUS,
-            **dict.fromkeys(("has_transcript", "has_visuals"), "coalesce({0}, false)"),
-        },
-        _ID_IS_VALID.format("id"),
-    ),
-    OldTable(
-        "watchlist",
-        "video_id",
-        ("video_id", "tracking_tier", "next_track_at"),
-        {
-            "video_id": _TEXT,
-            "tracking_tier": _TIER,
-            **dict.fromkeys(("published_at", "last_tracked_at")),
-            **dict.fromkeys(("next_track_at", "created_at"), "coalesce({0}, now())"),
-        },
-        _ID_IS_VALID.format("video_id"),
-    ),
-    OldTable(
-        "search_queue",
-        "id",
-        ("id", "query_term"),
-        {
-            "id": _NUMBER,
-            **dict.fromkeys(("query_term", "next_page_token"), _TEXT),
-            "last_searched_at": None,
-            "created_at": "coalesce({0}, now())",
-            "priority": "coalesce({0}, 0)",
-            "mention_count": "coalesce({0}, 1)",
-            "result_count_total": "coalesce({0}, 0)",
-            "status": _TERM_STATUS,
-        },
-        "o.query_term <> ''",
-    ),
-)
-STATS = OldTable("video_stats_log", "timestamp", ("video_id", "timestamp", "views"))
-#: Moved aside, and what they say is kept where this version has it: not copied row by row.
-_ASIDE = (
-    OldTable("transcripts", "video_id", ("video_id", "vault_uri")),
-    OldTable("system_events", "id", ("event_type", "payload")),
-)
-_ALL = (*TABLES, STATS, *_ASIDE)
-_COUNTERS = ("views", "likes", "comment_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +142,7 @@ async def _move_aside(session: AsyncSession) -> None:
             "there are no tables of the platform's first schema here",
             hint="run `atlas db upgrade` without --take-over",
         )
-    theirs = [table for table in _ALL if table.name in here]
+    theirs = [table for table in ALL if table.name in here]
     for table in theirs:
         if missing := sorted({*table.known_by} - {*here[table.name]}):
             raise ConfigurationError(
@@ -309,11 +215,11 @@ async def _copy_stats(database: Database, old: _Old, tell: Progress) -> TakenOve
     """Samples, a partition's span in each step."""
     kinds = old.columns[STATS.name]
     moment = old.value(STATS.name, "timestamp", None)
-    counters = [name for name in _COUNTERS if name in kinds]
+    counters = [name for name in COUNTERS if name in kinds]
     values = ", ".join(f"o.{name}::bigint AS {name}" for name in counters)
     sums = ", ".join(f"sum({name})::text" for name in counters)
     valid = " AND ".join(
-        [_ID_IS_VALID.format("video_id"), *(f"coalesce(o.{name}, 0) >= 0" for name in counters)]
+        [ID_IS_VALID.format("video_id"), *(f"coalesce(o.{name}, 0) >= 0" for name in counters)]
     )
     span = "at >= :lower AND at < :upper"
     # where a sample was kept twice, one of them: which one was the later is not known

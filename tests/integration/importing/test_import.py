@@ -136,7 +136,7 @@ async def test_a_later_export_replaces_what_it_knows_and_nothing_else(
 async def test_the_last_row_of_a_repeated_sample_wins_wherever_it_stands(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atlas.importing.spool.ROWS", 2)
+    monkeypatch.setattr("atlas.importing.files.spool.ROWS", 2)
     monkeypatch.setattr("atlas.importing.loading.BUCKET", 2)
     path = tmp_path / "repeats.csv"
     lines = [f"jt2OHQh0HoQ,2026-01-0{1 + n % 2},{n}" for n in range(7)]

@@ -14,8 +14,8 @@ import hypothesis
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from atlas.importing import rows as rows_module
-from atlas.importing.rows import Plan
+from atlas.importing.columns import rows as rows_module
+from atlas.importing.columns.rows import Plan
 from tests.support.importing import understand as read
 
 FIRST = datetime(2018, 3, 5, tzinfo=UTC)
@@ -132,7 +132,7 @@ def test_every_value_comes_back_or_its_row_has_a_reason(
 def test_the_quick_way_for_whole_columns_reads_what_the_slow_one_does(
     cells: list[str | None],
 ) -> None:
-    from atlas.importing.times import Survey, reader
+    from atlas.importing.columns.times import Survey, reader
 
     plan = Plan(None, reader(Survey()), reader(Survey()), datetime(2030, 1, 1, tzinfo=UTC))  # type: ignore[arg-type]  # not asked
     column = pa.array(cells, pa.string())

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from atlas.errors import InvalidInput
-from atlas.importing import sources
+from atlas.importing.columns.rows import SAMPLES
+from atlas.importing.files import sources
 from atlas.importing.loading import Buckets, Distinct
-from atlas.importing.rows import SAMPLES
 from tests.support.importing import ID, OTHER, understand
 
 DAY = datetime(2026, 1, 15, tzinfo=UTC)
@@ -62,7 +62,7 @@ def test_floods_cost_bounded_memory_and_no_row(tmp_path: Path, filling: str) -> 
 def test_a_value_of_json_without_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atlas.importing.documents.VALUE", 1 << 16)
+    monkeypatch.setattr("atlas.importing.files.documents.VALUE", 1 << 16)
     path = tmp_path / "export"
     path.write_text('{"id": "' + "x" * (4 << 20))
     with pytest.raises(InvalidInput, match="longer than"):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from atlas.errors import InvalidInput
-from atlas.importing.values import derived_channel_id
+from atlas.importing.columns.values import derived_channel_id
 from tests.support.importing import ID, OTHER, understand
 
 DAY = datetime(2026, 1, 15, tzinfo=UTC)

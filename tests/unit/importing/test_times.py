@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from atlas.errors import InvalidInput
-from atlas.importing.times import Survey, parse_date, plain, reader
+from atlas.importing.columns.times import Survey, parse_date, plain, reader
 
 NOON = datetime(2017, 11, 14, 12, 30, tzinfo=UTC)
 

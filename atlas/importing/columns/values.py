@@ -9,7 +9,7 @@ import re
 from decimal import Decimal, InvalidOperation
 from urllib.parse import unquote
 
-from atlas.importing.text import is_broken
+from atlas.importing.files.text import is_broken
 from atlas.parsing import MAX_COUNTER
 
 NO_ID = "not a YouTube video id (11 of A-Z a-z 0-9 _ -)"

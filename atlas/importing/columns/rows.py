@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atlas.importing import values
-from atlas.importing.fields import COUNTERS, ColumnMapping
-from atlas.importing.spool import REASON, SKIPPED
-from atlas.importing.text import BROKEN
+from atlas.importing.columns import values
+from atlas.importing.columns.fields import COUNTERS, ColumnMapping
+from atlas.importing.files.spool import REASON, SKIPPED
+from atlas.importing.files.text import BROKEN
 from atlas.repositories.hot.stats import EARLIEST
 from atlas.tables.sample import MOMENT
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from atlas.importing.delimited import unique
-from atlas.importing.payloads import cell
-from atlas.importing.spool import ROWS, table
+from atlas.importing.files.delimited import unique
+from atlas.importing.files.payloads import cell
+from atlas.importing.files.spool import ROWS, table
 
 
 def read_parquet(content: IO[bytes], source: int) -> Iterator[pa.Table]:

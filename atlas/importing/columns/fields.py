@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas.errors import InvalidInput
-from atlas.importing.text import printable
+from atlas.importing.files.text import printable
 
 #: The fields of an import, each with the names that columns have for it, the surest first. Names are
 #: compared without case, spaces and punctuation; of ``snippet.title`` the last part counts as well.

@@ -27,7 +27,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from atlas.errors import InvalidInput
-from atlas.importing.text import printable
+from atlas.importing.files.text import printable
 
 #: Layers of compression around one table.
 _LAYERS = 3

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas.errors import InvalidInput
-from atlas.importing import values
-from atlas.importing.fields import COUNTERS, ColumnMapping, chosen, listed, no_column
+from atlas.importing.columns import values
+from atlas.importing.columns.fields import COUNTERS, ColumnMapping, chosen, listed, no_column
+from atlas.importing.columns.rows import Plan
+from atlas.importing.columns.times import Survey, reader
+from atlas.importing.files.spool import OWN
 from atlas.importing.options import Options
-from atlas.importing.rows import Plan
-from atlas.importing.spool import OWN
-from atlas.importing.times import Survey, reader
 
 #: Values of a column that are looked at to see whether it holds ids; moments that are kept as a sample.
 _LOOKED_AT, _SAMPLED = 2_000, 4_096

@@ -1,0 +1,1 @@
+"""Files of any shape, read into rows as they stand."""
