@@ -247,7 +247,7 @@ _OTHERS: dict[str, LogEvent] = {
         "warning", "channel", "A notification named no known channel; it goes to the alerts."
     ),
     "notification_extra_missing": LogEvent(
-        "error", "extra", "A setting asks for a way out whose optional extra is not installed."
+        "error", "extra hint", "A setting asks for a way out whose optional extra is not installed."
     ),
     "notification_failed": LogEvent(
         "error", "title error channel", "A notification could not be sent."
