@@ -109,8 +109,16 @@ def build_embed(
 
 def _entries(fields: object) -> Iterator[dict[str, Any]]:
     """The fields that can be read; a wrong shape costs itself only."""
+    try:
+        yield from _read(fields)
+    except Exception:  # whatever a foreign mapping or iterator raises
+        log.warning("notification_field_unreadable", kind=type(fields).__name__)
+
+
+def _read(fields: object) -> Iterator[dict[str, Any]]:
     if isinstance(fields, Mapping):
-        fields = [{"name": name, "value": fields[name], "inline": True} for name in list(fields)]
+        given = fields
+        fields = ({"name": name, "value": given[name], "inline": True} for name in list(given))
     if not isinstance(fields, Iterable) or isinstance(fields, str | bytes):
         if fields is not None:
             log.warning("notification_field_unreadable", kind=type(fields).__name__)
