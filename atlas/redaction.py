@@ -51,6 +51,15 @@ _PATTERNS = (
         re.compile(r"([a-z][a-z0-9+.-]{0,20}://[^\s:/@\"']{0,100}:)[^\s\"'<>]{0,500}@", re.I),
         rf"\1{MASK}@",
     ),
+    # whatever a name ends with: access_token, apiKey, also monkey: too much is better than too little
+    (
+        ("key", "token", "password", "passwd", "pwd", "secret", "signature"),
+        re.compile(
+            r"((?:key|token|password|passwd|pwd|secret|signature)\\*[\"']?\s{0,9}[=:]\s{0,9})" + _VALUE,
+            re.I,
+        ),
+        rf"\1{MASK}",
+    ),
     (
         ("authorization",),
         re.compile(
@@ -61,15 +70,6 @@ _PATTERNS = (
         rf"\1{MASK}",
     ),
     (("bearer",), re.compile(r"(bearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.I), rf"\1{MASK}"),
-    # whatever a name ends with: access_token, apiKey, also monkey: too much is better than too little
-    (
-        ("key", "token", "password", "passwd", "pwd", "secret", "signature"),
-        re.compile(
-            r"((?:key|token|password|passwd|pwd|secret|signature)\\*[\"']?\s{0,9}[=:]\s{0,9})" + _VALUE,
-            re.I,
-        ),
-        rf"\1{MASK}",
-    ),
 )  # fmt: skip
 
 

@@ -176,7 +176,7 @@ class Database:
         guard = self._close_with_loop(loop)
         pool = _Pool(engine, guard)
         _translate_errors(engine, target)
-        _settle_sessions(engine)
+        _settle_sessions(engine, target)
 
         @event.listens_for(engine.sync_engine, "checkin")
         def keep(_: Any, record: Any) -> None:
@@ -293,13 +293,16 @@ def _translate_pool_timeout(_: object, error: BaseException | None, __: object) 
         raise translate(error) or error from error
 
 
-def _settle_sessions(engine: AsyncEngine) -> None:
+def _settle_sessions(engine: AsyncEngine, target: Target) -> None:
     """Make every new connection what Atlas needs before anybody has it."""
 
     # before SQLAlchemy looks which schema is the default one
     @event.listens_for(engine.sync_engine, "connect", insert=True)
     def settle(connection: Any, _: Any) -> None:
-        connection.run_async(sessions.settle)
+        try:
+            connection.run_async(sessions.settle)
+        except Exception as error:  # asyncpg's own: SQLAlchemy does not see it
+            raise translate(error, where=target.where, connecting=True) or error from error
 
 
 def _translate_errors(engine: AsyncEngine, target: Target) -> None:

@@ -191,7 +191,7 @@ async def test_the_files_that_hold_a_forgotten_video_are_replaced_in_one_commit(
     assert len(receipt.files) == 8
     # with each file the record of what it replaces; the announcement of a deletion goes with it
     assert commits(hub) == ["Add 8 files", "Add 16 files", "Delete 9 files"]
-    # besides: the epoch, what is forgotten, and the announcement
-    assert len(hub.history) - before == 5
+    # besides: the epoch, what is forgotten, the announcement, the manifest before and after the deletion
+    assert len(hub.history) - before == 7
     rows = [row for row in ROWS if row.video_id != "video-0003"]
     assert await visible(database, vault) == as_written(rows)
