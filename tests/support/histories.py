@@ -148,3 +148,14 @@ class History:
         """A clean-up, nine days later; gives what it deleted."""
         await self.age()
         return (await self.archiver.collect_garbage()).keys
+
+
+async def in_order(history: History, shown: dict[str, int]) -> None:
+    """Ledger and vault agree, and it stays so through every job and past the grace period."""
+    assert await history.seen() == shown
+    assert [one.kind for one in await history.archiver.fsck(deep=True)] == []
+    await history.archiver.run(WEEK)
+    await history.archiver.compact()
+    await history.clean()
+    assert await history.seen() == shown
+    assert [one.kind for one in await history.archiver.fsck(deep=True)] == []
