@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from atlas.config import Settings
 from atlas.db import Database
 from atlas.errors import InvalidInput
 from atlas.events import EventBus
@@ -19,13 +17,6 @@ from atlas.events.delivery.router import ROUTER, explain, route_page
 from atlas.repositories.events.cursors import EventCursors
 from atlas.repositories.events.log import EventLog
 from tests.support.sql import execute, fetch, scalar
-
-
-@pytest.fixture
-async def bus(database: Database) -> AsyncIterator[EventBus]:
-    made = EventBus(database, Settings(_env_file=None, env="test"))
-    yield made
-    await made.drain()
 
 
 async def read(bus: EventBus, name: str = "a", pattern: str = "*", **options: Any) -> list[str]:

@@ -1,0 +1,158 @@
+"""Long queues, slow receivers and dead workers: each event comes, and holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import uuid
+
+from atlas.db import Database
+from atlas.events import EventBus
+from atlas.events.delivery import deliverer
+from atlas.events.delivery.deliverer import SCHEDULE
+from atlas.events.delivery.router import route_page
+from atlas.events.delivery.windows import Window
+from atlas.repositories.events.deliveries import EventDeliveries, Outcome
+from tests.support.events import (
+    SECRET,
+    delivery,
+    make_due,
+    of_type,
+    sent_to,
+    settings,
+    until_delivered,
+    until_sent,
+)
+from tests.support.servers.http import LoopbackServer, Reply, Request
+from tests.support.sql import execute
+
+
+async def test_a_receiver_that_never_answers_holds_nobody_up(
+    quiet: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    server.respond = lambda request: Reply(hang=request.path == "/hangs")
+    await quiet.endpoints.add("hangs", f"{server.url}/hangs", secret=SECRET)
+    await quiet.endpoints.add("good", f"{server.url}/good", secret=SECRET)
+    await quiet.emit_many([("a",)] * 200)
+    worker = quiet.deliverer()
+    running = asyncio.create_task(worker.run())
+    await until_sent(server, "/good", 200)
+    assert len(sent_to(server, "/hangs")) <= 10
+    server.closing.set()
+    worker.stop()
+    await running
+
+
+async def test_a_long_queue_is_sent_whole_and_each_event_once(
+    quiet: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    await quiet.endpoints.add("hook", f"{server.url}/hook", secret=SECRET, patterns=["a*"])
+    await quiet.emit_many([("a",)] * 250)
+    assert await quiet.deliver_pending(limit=3) == 3
+    rivals = await asyncio.gather(quiet.deliver_pending(), quiet.deliver_pending())
+    assert sum(rivals) == 247
+    assert len({request.headers["webhook-id"] for request in server.requests}) == 250
+    assert len(server.requests) == 250
+
+
+async def test_after_the_last_attempt_the_event_is_a_dead_letter_with_its_error_until_replayed(
+    bus: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    server.script(Reply(400))
+    await bus.emit("a")
+    await bus.drain()
+    for _ in SCHEDULE[1:4]:
+        await make_due(database)
+        await bus.deliver_pending()
+    await execute(database, "UPDATE event_deliveries SET attempts = :n", n=len(SCHEDULE) - 1)
+    await make_due(database)
+    await bus.deliver_pending()
+    stored = await delivery(database)
+    assert (stored["due_at"], stored["delivered_at"]) == (None, None)
+    assert (stored["attempts"], stored["last_error"]) == (len(SCHEDULE), "answered 400")
+    server.script(Reply())
+    await execute(database, "UPDATE event_endpoints SET state = 'active'")
+    assert await bus.deliver_pending() == 0
+    async with database.transaction() as session:
+        replayed = await EventDeliveries(session).replay([stored["endpoint_id"]], dead_only=True)
+    assert replayed == 1
+    assert await bus.deliver_pending() == 1
+    assert len({one.headers["webhook-id"] for one in of_type(server)}) == 1
+
+
+async def test_what_a_dead_worker_held_comes_back_and_its_late_report_changes_nothing(
+    bus: EventBus, quiet: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    made = await quiet.endpoints.add("hook", f"{server.url}/hook", secret=SECRET, patterns=["a*"])
+    await quiet.emit("a")
+    await route_page(database)
+    async with database.transaction() as session:
+        (stale,) = await EventDeliveries(session).claim({made.id: 5}, {}, uuid.uuid4(), 0)
+    async with database.transaction() as session:
+        (held,) = await EventDeliveries(session).claim({made.id: 5}, {}, uuid.uuid4(), 60)
+        assert await EventDeliveries(session).claim({made.id: 5}, {}, uuid.uuid4(), 60) == []
+        assert await EventDeliveries(session).report([Outcome(stale, delivered=True)]) == 0
+        assert await EventDeliveries(session).report([Outcome(held, delivered=True)]) == 1
+    assert (await delivery(database))["attempts"] == 2
+
+
+def test_a_loop_that_ends_during_a_delivery_ends_quietly_and_the_event_stays_due(
+    database: Database, server: LoopbackServer
+) -> None:
+    arrived = threading.Event()
+
+    def hang(request: Request) -> Reply:
+        arrived.set()
+        return Reply(hang=True)
+
+    server.respond = hang
+    bus = EventBus(database, settings(server))
+
+    async def work() -> None:
+        await bus.emit("a")
+        await asyncio.to_thread(arrived.wait)
+
+    asyncio.run(work())
+    stored = asyncio.run(delivery(database))
+    assert stored["due_at"] is not None
+    assert stored["delivered_at"] is None
+    server.script(Reply())
+    asyncio.run(make_due(database))
+    assert asyncio.run(bus.deliver_pending()) == 1
+
+
+async def test_a_request_slow_among_quick_ones_holds_only_itself(
+    quiet: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    release = threading.Event()
+
+    def respond(request: Request) -> Reply:
+        slow = json.loads(request.body)["data"].get("slow")
+        return Reply(until=release) if slow else Reply()
+
+    server.respond = respond
+    await quiet.endpoints.add("hook", f"{server.url}/hook", secret=SECRET, patterns=["a*"])
+    # more slow ones than the window is wide, between quick ones
+    await quiet.emit_many([("a", None, {"slow": n % 20 == 19}) for n in range(400)])
+    worker = quiet.deliverer()
+    running = asyncio.create_task(worker.run())
+    await until_delivered(worker, 380)
+    release.set()
+    worker.stop()
+    await running
+
+
+async def test_with_one_request_at_a_time_none_overtakes(
+    quiet: EventBus, server: LoopbackServer
+) -> None:
+    made = await quiet.endpoints.add("hook", f"{server.url}/hook", max_in_flight=1)
+    window = Window(made, None, made.max_in_flight)
+    attempt = window.begin(None)  # type: ignore[arg-type]
+    attempt.started -= 100
+    window.successes = 1_000
+    assert not window.has_room()
+
+
+def test_what_a_dead_worker_held_is_back_within_half_a_minute() -> None:
+    assert deliverer.TIMEOUT + deliverer.FRESH + 2 < 30
