@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from atlas.keys import pace
 from atlas.keys.breaker import OPEN_FOR, PROBE_SECONDS, Breakers
 from atlas.keys.pace import Pace
-
-NOON = datetime(2026, 7, 1, 19, tzinfo=UTC)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.time = NOON
-
-    def __call__(self) -> datetime:
-        return self.time
+from tests.support.keys import NOON, Clock
 
 
 @pytest.fixture

@@ -18,23 +18,11 @@ from atlas.config.keys import POOLS
 from atlas.errors import ConfigurationError, InvalidInput, NotFound, QuotaExhausted
 from atlas.keys import Accounts, KeyRing
 from atlas.keys.ring import split
+from tests.support.keys import Clock
 
 KEYS = [f"AIzaSyFakeFakeFakeFakeFakeFakeFakeKey{i:03d}" for i in range(5)]
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 Configure = Callable[..., None]
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = NOON
-
-    def __call__(self) -> datetime:
-        return self.time
-
-    def advance(self, **by: float) -> None:
-        self.time += timedelta(**by)
 
 
 @pytest.fixture
@@ -52,7 +40,7 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Configure:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture
