@@ -13,6 +13,7 @@ from atlas.importing.importer import Job, Options
 from atlas.importing.report import ImportReport
 
 LATEST = datetime(2030, 1, 1, tzinfo=UTC)
+DAY = datetime(2026, 1, 15, tzinfo=UTC)
 ID, OTHER = "jt2OHQh0HoQ", "9bZkp7q19f0"
 
 
@@ -35,6 +36,13 @@ class Understood:
         """The time of the only sample."""
         ((_, moment),) = self.samples
         return moment
+
+
+def written(folder: Path, content: str | bytes, name: str = "export.csv") -> Path:
+    """A file of this content."""
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
 
 
 def understand(*paths: Path, **options: Any) -> Understood:

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import threading
 import tracemalloc
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,9 +15,7 @@ from atlas.errors import InvalidInput
 from atlas.importing.columns.rows import SAMPLES
 from atlas.importing.files import sources
 from atlas.importing.loading import Buckets, Distinct
-from tests.support.importing import ID, OTHER, understand
-
-DAY = datetime(2026, 1, 15, tzinfo=UTC)
+from tests.support.importing import DAY, ID, OTHER, understand
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from atlas.errors import InvalidInput
-from tests.support.importing import ID, OTHER, Understood, understand
+from tests.support.importing import DAY, ID, OTHER, Understood, understand
 
-DAY = datetime(2026, 1, 15, tzinfo=UTC)
 CHANNEL = "UC38IQsAvIsxxjztdMZQtwHA"
 
 
