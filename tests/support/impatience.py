@@ -10,6 +10,9 @@ from unittest import mock
 
 import atlas.retry
 
+#: More failures than anybody tries again.
+FOR_EVER = 99
+
 
 @contextmanager
 def no_pauses() -> Iterator[None]:

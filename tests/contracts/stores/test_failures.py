@@ -12,14 +12,11 @@ from atlas.errors import VaultDenied, VaultFull, VaultUnavailable
 from atlas.vault import Vault
 from atlas.vault.stores import retrying
 from tests.contracts.conftest import HUB_WARNS
-from tests.support.impatience import no_pauses
+from tests.support.impatience import FOR_EVER, no_pauses
 from tests.support.servers import gcs_proxy, hub_server
 from tests.support.servers.gcs_proxy import Gcs, refusal
 from tests.support.servers.http import Reply
 from tests.support.servers.hub_server import Hub
-
-#: More failures than anybody tries again.
-FOR_EVER = 99
 
 METHODS: dict[str, Callable[[Vault], Any]] = {
     "fetch_json": lambda vault: vault.fetch_json("a.json"),
