@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.db.driver import driver_of
 from atlas.errors import Unavailable
 from atlas.logging import get_logger
 from atlas.repositories.events.log import NO_PARTITION, Appended, EventLog, NewEvent, NotAppended
@@ -53,8 +54,7 @@ async def append_alone(
     async def write() -> list[Appended]:
         async with database.autocommit() as session:
             connection = await session.connection()
-            raw = await connection.get_raw_connection()
-            drivers.append(raw.driver_connection)
+            drivers.append(await driver_of(connection))
             return await _append(database, EventLog(connection), rows)
 
     task = spawn(write())

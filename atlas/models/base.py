@@ -6,7 +6,19 @@ import uuid
 from datetime import datetime
 from typing import Annotated
 
-from sqlalchemy import BigInteger, DateTime, MetaData, SmallInteger, Text, Uuid, func, inspect, text
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    DateTime,
+    MetaData,
+    SmallInteger,
+    Text,
+    Uuid,
+    event,
+    func,
+    inspect,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 #: A timezone-aware moment.
@@ -51,3 +63,12 @@ class Base(DeclarativeBase):
         }
         facts = ", ".join(f"{name}={value!r}" for name, value in loaded.items())
         return f"{type(self).__name__}({facts})"
+
+
+def after_create(model: type[Base], statement: str) -> None:
+    """Run a statement, as it is, each time the table of a model was created."""
+
+    def run(_: object, connection: Connection, **__: object) -> None:
+        connection.exec_driver_sql(statement)
+
+    event.listen(model.__table__, "after_create", run)

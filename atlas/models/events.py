@@ -6,7 +6,6 @@ import uuid
 from typing import Any
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     CheckConstraint,
     ForeignKey,
@@ -17,7 +16,6 @@ from sqlalchemy import (
     SmallInteger,
     Text,
     Uuid,
-    event,
     func,
     text,
     true,
@@ -27,7 +25,7 @@ from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
-from atlas.models.base import Attempts, Base, CreatedAt, LeaseToken, UtcTimestamp
+from atlas.models.base import Attempts, Base, CreatedAt, LeaseToken, UtcTimestamp, after_create
 
 
 class Xid8(UserDefinedType[str]):
@@ -241,6 +239,4 @@ $do$
 """
 
 for _statement in (EMIT, PARTITION, PIN):
-    event.listen(
-        EventDelivery.metadata, "after_create", DDL(_statement.replace("%", "%%"))  # type: ignore[no-untyped-call] # SQLAlchemy leaves it untyped
-    )
+    after_create(EventDelivery, _statement)

@@ -6,7 +6,6 @@ from datetime import date, timedelta
 from decimal import Decimal
 
 from sqlalchemy import (
-    DDL,
     CheckConstraint,
     Identity,
     Index,
@@ -15,7 +14,6 @@ from sqlalchemy import (
     LargeBinary,
     Numeric,
     SmallInteger,
-    event,
     func,
     text,
 )
@@ -29,6 +27,7 @@ from atlas.models.base import (
     ExternalId,
     LeaseToken,
     UtcTimestamp,
+    after_create,
 )
 
 
@@ -72,12 +71,7 @@ class WatchlistEntry(Base):
 
 
 # claims rewrite rows in place for ever: room on the page keeps the heap from growing
-event.listen(
-    WatchlistEntry.__table__,
-    "after_create",
-    # SQLAlchemy declares no types for it
-    DDL("ALTER TABLE watchlist SET (fillfactor = 80)"),  # type: ignore[no-untyped-call]
-)
+after_create(WatchlistEntry, "ALTER TABLE watchlist SET (fillfactor = 80)")
 
 
 class RingPage(Base):
@@ -98,12 +92,7 @@ class RingPage(Base):
 
 
 # a page fits into one tuple: neither compressed nor moved out of line
-event.listen(
-    RingPage.__table__,
-    "after_create",
-    # SQLAlchemy declares no types for it
-    DDL("ALTER TABLE watchlist_ring ALTER COLUMN packed SET STORAGE PLAIN"),  # type: ignore[no-untyped-call]
-)
+after_create(RingPage, "ALTER TABLE watchlist_ring ALTER COLUMN packed SET STORAGE PLAIN")
 
 
 class RingCohort(Base):

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.config import get_settings
 from atlas.db import sessions
 from atlas.db.database import Database
+from atlas.db.driver import driver_of
 from atlas.errors import ConfigurationError
 
 #: Defaults of this user, this database, or both.
@@ -85,8 +86,7 @@ async def examine_pooler(database: Database) -> str:
     """Whether a pooler is in between, and known. Raises `ConfigurationError`."""
     engine = await database.engine()
     async with engine.connect() as connection:
-        driver = (await connection.get_raw_connection()).driver_connection
-        assert driver is not None
+        driver = await driver_of(connection)
         theirs = await connection.scalar(text("SELECT pg_backend_pid()"))
         if theirs == driver.get_server_pid():
             return "a direct connection"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 from datetime import datetime
 
-import asyncpg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from atlas.db.errors import translate
 from atlas.errors import InvalidInput
 from atlas.repositories.hot.stats import EARLIEST, Stats
 from atlas.tables.sample import COUNTERS, SAMPLE_COLUMNS
@@ -43,7 +41,6 @@ class BulkStats(Stats):
         return samples.filter(pc.is_in(samples["video_id"], kept))
 
     async def _copied_table(self, samples: pa.Table) -> bool:
-        """Write samples by COPY, or nothing and False if one of them is there already."""
         text = io.BytesIO()
         pyarrow.csv.write_csv(
             samples.select(SAMPLE_COLUMNS),
@@ -51,17 +48,11 @@ class BulkStats(Stats):
             pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed"),
         )
         text.seek(0)
-        try:
-            async with self.session.begin_nested():
-                connection = await (await self.session.connection()).get_raw_connection()
-                await connection.driver_connection.copy_to_table(  # type: ignore[union-attr]  # asyncpg's
-                    "video_stats_log", source=text, columns=SAMPLE_COLUMNS, format="csv"
-                )
-        except asyncpg.UniqueViolationError:
-            return False
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate(error) or error from error
-        return True
+        return await self._copied(
+            lambda driver: driver.copy_to_table(
+                "video_stats_log", source=text, columns=SAMPLE_COLUMNS, format="csv"
+            )
+        )
 
 
 def _check(samples: pa.Table, latest: datetime) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import asyncpg
 import pyarrow as pa
 from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from atlas.db.errors import translate
+from atlas.db.driver import driver_in
 from atlas.models import ArchivePin
 from atlas.repositories.erasure import NOT_FORGOTTEN
 from atlas.tables.sample import COUNTERS, SAMPLE_COLUMNS
@@ -89,16 +88,11 @@ class StagedSamples:
         await self.session.execute(
             text("CREATE TEMP TABLE staged_samples (LIKE video_stats_log) ON COMMIT DROP")
         )
-        connection = await (await self.session.connection()).get_raw_connection()
-        driver = connection.driver_connection
-        assert driver is not None
         columns = [samples[name].to_pylist() for name in _COLUMNS]
-        try:
+        async with driver_in(self.session) as driver:
             await driver.copy_records_to_table(
                 "staged_samples", records=list(zip(*columns, strict=True)), columns=_COLUMNS
             )
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate(error) or error from error
 
     async def insert_missing(self) -> int:
         """Write those that are not hot, with their ``seq``; returns how many were written.

@@ -9,6 +9,7 @@ import pyarrow as pa
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.db.driver import driver_in
 from atlas.tables.sample import SAMPLE_COLUMNS, SAMPLE_SQL
 
 _REMOVED = ", ".join(f"h.{name}" for name in SAMPLE_COLUMNS)
@@ -43,16 +44,14 @@ class StaleSamples:
                 "seq bigint) ON COMMIT DROP"
             )
         )
-        connection = await (await self.session.connection()).get_raw_connection()
-        driver = connection.driver_connection
-        assert driver is not None
-        for batch in itertools.chain([first], batches):
-            columns = [batch[name].to_pylist() for name in ("video_id", "timestamp", "seq")]
-            await driver.copy_records_to_table(
-                "later_samples",
-                records=list(zip(*columns, strict=True)),
-                columns=("video_id", "timestamp", "seq"),
-            )
+        async with driver_in(self.session) as driver:
+            for batch in itertools.chain([first], batches):
+                columns = [batch[name].to_pylist() for name in ("video_id", "timestamp", "seq")]
+                await driver.copy_records_to_table(
+                    "later_samples",
+                    records=list(zip(*columns, strict=True)),
+                    columns=("video_id", "timestamp", "seq"),
+                )
         removed = await self.session.scalar(
             text(
                 "WITH removed AS (DELETE FROM video_stats_log h USING later_samples l "

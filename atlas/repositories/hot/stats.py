@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-import asyncpg
 from sqlalchemy import text
 
-from atlas.db.errors import translate
-from atlas.errors import InvalidInput
+from atlas.db.driver import driver_in
+from atlas.errors import DatabaseError, InvalidInput
 from atlas.logging import get_logger
 from atlas.parsing import MAX_COUNTER
 from atlas.repositories.base import Repository, chunks
@@ -27,6 +27,8 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 #: From so many rows on COPY is tried first: 0.7 of the speed of plain COPY, where the upsert has 0.3.
 #: (COPY into a temporary table and an upsert from there was no quicker than the upsert alone.)
 _COPY_FROM = 500
+
+_UNIQUE_VIOLATION = "23505"
 
 _ARRAYS = ", ".join(f"CAST(:{column.name} AS {column.sql}[])" for column in SAMPLE)
 _REPLACE = "ON CONFLICT (video_id, timestamp) DO UPDATE SET " + ", ".join(
@@ -73,7 +75,7 @@ class Stats(Repository):
         newest = await self._allowed(checked(samples, latest))
         # rows are locked in the order of the arrays: one order for everybody, and no deadlock
         for part in chunks([newest[key] for key in sorted(newest)]):
-            if len(part) >= _COPY_FROM and await self._copied(part):
+            if len(part) >= _COPY_FROM and await self._copied_samples(part):
                 continue
             await self.session.execute(
                 _UPSERT,
@@ -95,19 +97,23 @@ class Stats(Repository):
         log.warning("samples_of_forgotten_videos_refused", videos=len(forgotten))
         return {key: sample for key, sample in newest.items() if key[0] not in forgotten}
 
-    async def _copied(self, samples: Sequence[Sample]) -> bool:
-        """Write samples by COPY, or nothing and False if one of them is there already."""
+    async def _copied_samples(self, samples: Sequence[Sample]) -> bool:
         rows = [_VALUES(one) for one in samples]
+        return await self._copied(
+            lambda driver: driver.copy_records_to_table(
+                "video_stats_log", records=rows, columns=SAMPLE_COLUMNS
+            )
+        )
+
+    async def _copied(self, copy: Callable[[Any], Awaitable[object]]) -> bool:
+        """Write samples by COPY, or nothing and False if one of them is there already."""
         try:
-            async with self.session.begin_nested():
-                connection = await (await self.session.connection()).get_raw_connection()
-                await connection.driver_connection.copy_records_to_table(  # type: ignore[union-attr]  # asyncpg's
-                    "video_stats_log", records=rows, columns=SAMPLE_COLUMNS
-                )
-        except asyncpg.UniqueViolationError:
+            async with self.session.begin_nested(), driver_in(self.session) as driver:
+                await copy(driver)
+        except DatabaseError as error:
+            if error.sqlstate != _UNIQUE_VIOLATION:
+                raise
             return False
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate(error) or error from error
         return True
 
 
