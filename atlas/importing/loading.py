@@ -6,6 +6,7 @@ and a counter that is not known never replaces one that is.
 
 from __future__ import annotations
 
+import operator
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from atlas.importing.columns.rows import FACTS, SAMPLES, mask
 from atlas.importing.files.spool import Spool, release
 from atlas.ingest import record_table
 from atlas.reader import StatsReader
+from atlas.repositories.base import CHUNK
 from atlas.repositories.videos import Videos
 from atlas.repositories.watchlist import NewEntry, Watchlist
 from atlas.scheduling import AgePolicy
@@ -37,6 +39,7 @@ _MOST_BUCKETS = 256
 _FEW_IDS = 5_000
 #: Facts that are merged before they are written.
 _FACTS_BYTES = 8 << 20
+_FACTS_OF = operator.itemgetter("video_id", *FACTS)
 _KEY = ["video_id", "timestamp"]
 _OLD = "_old"
 
@@ -194,6 +197,10 @@ class VideoLoader:
 
     async def load(self, facts: pa.Table, tag_separator: str) -> None:
         """Write a batch of facts, one row a video (see `distinct`)."""
+        for part in facts.to_batches(max_chunksize=CHUNK):
+            await self._load(part, tag_separator)
+
+    async def _load(self, facts: pa.RecordBatch, tag_separator: str) -> None:
         rows = [row for row in facts.to_pylist() if self._is_news(row)]
         if not rows:
             return
@@ -219,7 +226,7 @@ class VideoLoader:
 
     def _is_news(self, row: dict[str, Any]) -> bool:
         """Whether these facts were not written yet; when the video was first seen is none of them."""
-        key = hash((row["video_id"], *(row[name] for name in FACTS)))
+        key = hash(_FACTS_OF(row))
         if key in self._written:
             return False
         if len(self._written) < self._REMEMBERED:

@@ -45,9 +45,12 @@ def merged(records: Iterable[R]) -> list[R]:
     """
     unique: dict[str, R] = {}
     for record in records:
+        if (earlier := unique.get(record.id)) is None:
+            unique[record.id] = record
+            continue
         facts = {field.name: getattr(record, field.name) for field in fields(record)}
         known = {name: value for name, value in facts.items() if value not in (None, "")}
-        unique[record.id] = replace(unique.get(record.id, record), **known)
+        unique[record.id] = replace(earlier, **known)
     return [unique[record_id] for record_id in sorted(unique)]
 
 

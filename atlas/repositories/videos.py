@@ -277,7 +277,14 @@ class Videos(VideoReader):
         priority = {video.id: 0 for video in video_list}
         for video in video_list:
             priority[video.id] = max(priority[video.id], video.priority)
-        unique = [replace(video, priority=priority[video.id]) for video in merged(video_list)]
+        unique = [
+            (
+                video
+                if video.priority == priority[video.id]
+                else replace(video, priority=priority[video.id])
+            )
+            for video in merged(video_list)
+        ]
         known_channels = checked_channels(channels)
         if max(len(unique), len(known_channels)) <= CHUNK:
             return await self._upsert(unique, known_channels)

@@ -76,7 +76,7 @@ class Lines:
             self._strays = False
             self._fill()
         lines = list(self._waiting)
-        if self._strays or not lines or any(len(line) > RECORD for line in lines):
+        if self._strays or not lines or _longest(lines) > RECORD:
             return []
         self._waiting.clear()
         self.number += len(lines)
@@ -98,7 +98,13 @@ class Lines:
         lines = split_lines(text)
         # the last line may go on, and "\r" may be half of an end
         self._rest = lines.pop() if lines and not lines[-1].endswith("\n") else ""
-        self._waiting.extend(one if len(one) <= RECORD else one[:RECORD] + _MARK for one in lines)
+        if _longest(lines) > RECORD:
+            lines = [one if len(one) <= RECORD else one[:RECORD] + _MARK for one in lines]
+        self._waiting.extend(lines)
+
+
+def _longest(lines: Sequence[str]) -> int:
+    return max(map(len, lines), default=0)
 
 
 #: Ends what is left of a line that was too long: no text has it.
