@@ -108,7 +108,7 @@ async def _row_groups(
 
 def _on_disk(path: Path, work: Callable[[], object]) -> None:
     """Write; what the operating system refuses is a `VaultError`."""
-    with files.told_as_vault_error(str(path)):
+    with files.raised_as_vault_error(str(path)):
         work()
 
 
@@ -223,7 +223,7 @@ def _check_place(path: Path, overwrite: bool) -> None:
 
 
 def _opened(staged: Path, path: Path) -> BinaryIO:
-    with files.told_as_vault_error(str(path)):
+    with files.raised_as_vault_error(str(path)):
         return staged.open("xb")
 
 

@@ -44,7 +44,7 @@ PARTITIONS = 250
 #: check_violation; without a constraint's name it says that a row has no partition.
 _CHECK_VIOLATION = "23514"
 
-#: Samples, or what makes them when told the time.
+#: Samples, or a function of the time that returns them.
 Samples = Sequence[Sample] | Callable[[datetime], Sequence[Sample]]
 
 
@@ -58,7 +58,7 @@ async def record_samples(
 
     Idempotent: the last of a repeated sample replaces the whole row, within a call and between calls.
     Missing partitions are made. ``samples`` may be a function of the time by the database's clock,
-    which is read once; ``then`` does more in the same transaction, told the same time.
+    which is read once; ``then`` does more in the same transaction and receives the same time.
 
     Raises `InvalidInput` naming row and field, for a timestamp more than a day ahead of the
     database's clock too; nothing is written then.

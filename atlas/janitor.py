@@ -44,7 +44,7 @@ from atlas.vault.temporary import workdir
 
 log = get_logger(__name__)
 
-#: Seconds that the janitor gives to deliveries that are due.
+#: Seconds that the janitor spends on deliveries that are due.
 _DELIVERY_SECONDS = 60.0
 #: Groups of errors are kept so long after the last of them.
 _ERRORS_KEPT_DAYS = 90
@@ -64,8 +64,8 @@ class Janitor:
         """Delete DONE videos discovered before the cutoff; see the keys in ``MaiaDAO.run_janitor``.
 
         Past HOT_MAX_BYTES the oldest samples are archived too, whatever their age; where that fails (the
-        vault is down, another archiver is at work) it is logged, told by the event
-        ``archive.hot_budget_passed`` if the budget is passed, and the rest is done.
+        vault is down, another archiver is at work) it is logged, the event ``archive.hot_budget_passed`` is
+        emitted if the budget is passed, and the rest is done.
         With JANITOR_SAFETY_CHECK only those with transcript and visuals, and only once their rows were
         read back from the vault. Waits for an archiver at work. Raises as `Archiver.run` does; then
         nothing was deleted.

@@ -62,7 +62,7 @@ def parse_moment(value: object, *, field: str, row: int | None = None) -> dateti
 
 
 def parse_boundary(value: object, *, field: str) -> datetime | None:
-    """A boundary of time that a person or a program gives: an aware datetime, a date (its midnight in UTC)
+    """A boundary of time given by a person or a program: an aware datetime, a date (its midnight in UTC)
     or ISO 8601 text (UTC where it has no zone); None stays None."""
     if isinstance(value, datetime):
         return utc(value, field=field)

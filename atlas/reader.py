@@ -80,7 +80,7 @@ class SampleReader(ABC):
     ) -> pa.Table:
         """Every sample of one video with ``since <= timestamp < until``, in time order.
 
-        Columns and types are those of `COLUMNS`; a video without samples gives an empty table. Reads
+        Columns and types are those of `COLUMNS`; for a video without samples the table is empty. Reads
         only row groups that can hold the video. Raises `InvalidInput`, `DatabaseError`, `VaultError`
         (`CorruptObject`); never a part of the history.
         """
@@ -268,7 +268,7 @@ class ColdReader(SampleReader):
     """Reads archived and appended samples from the vault alone: no database is asked, forgotten ids are left
     out, each sample comes once. What is still hot is not there.
 
-    Which files count is told by the manifest that each job of the archive publishes, where there is none by
+    Which files count is read from the manifest that each job of the archive publishes, without one from
     the files' own footers; docs/cold-reader.md is the protocol. A scan whose files are replaced by compaction
     or erasure goes on with those that took their place, after the last row that it returned; rows inside of
     the span that was under way may then come in another order.
@@ -342,7 +342,7 @@ class ColdReader(SampleReader):
                 )
 
     async def _was_replaced(self, error: VaultError) -> bool:
-        """Whether reading failed because a file is no longer there; a look tells what took its place."""
+        """Whether reading failed because a file is no longer there; a new look finds what replaced it."""
         if isinstance(error, CorruptObject) or error.path is None or self._catalogue is None:
             return False
         return await offload(self.store.stat, error.path) is None and not (

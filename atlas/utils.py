@@ -68,14 +68,14 @@ async def _vault_is_healthy() -> bool:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[bool] = loop.create_future()
 
-    def tell(healthy: bool) -> None:
+    def resolve(healthy: bool) -> None:
         if not answer.done():
             answer.set_result(healthy)
 
     def probe() -> None:
         healthy = _probe_vault()
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, healthy)
+            loop.call_soon_threadsafe(resolve, healthy)
 
     # a daemon thread, because the loop's own pool would hold up the end of the program for a silent vault
     threading.Thread(target=probe, name="atlas-vault-probe", daemon=True).start()

@@ -115,7 +115,7 @@ class MaiaDAO(GhostTrackingMixin):
     async def add_to_search_queue(self, terms: Iterable[str]) -> int:
         """Add search terms; a repeat raises the mention count. Returns how many distinct ones were taken.
 
-        Case and space do not tell terms apart. New terms beyond 100,000 are not taken.
+        Case and space do not distinguish terms. New terms beyond 100,000 are not taken.
         """
         if isinstance(terms, str):
             raise InvalidInput("terms is one text", field="terms", value=terms, hint="give a list")
@@ -299,7 +299,7 @@ class MaiaDAO(GhostTrackingMixin):
         async with self.database.transaction() as session:
             recorded = await Videos(session).mark_work(video_id, work)
             if recorded:
-                await self._tell(_SAFE[work], video_id, session)
+                await self._emit(_SAFE[work], video_id, session)
         if not recorded:
             log.warning("marked_video_unknown", video_id=video_id, fact=work)
 
@@ -307,11 +307,11 @@ class MaiaDAO(GhostTrackingMixin):
         async with self.database.transaction() as session:
             recorded = await Videos(session).mark_status(video_id, status)
             if recorded:
-                await self._tell(_ENDED[status], video_id, session)
+                await self._emit(_ENDED[status], video_id, session)
         if not recorded:
             log.warning("marked_video_unknown", video_id=video_id, fact=status.value)
 
-    async def _tell(self, event_type: str, video_id: str, session: Session) -> None:
+    async def _emit(self, event_type: str, video_id: str, session: Session) -> None:
         payload = {"video_id": video_id}
         await bus_of(self.database).emit(event_type, video_id, payload, session=session)
 

@@ -32,7 +32,7 @@ def item_id(item: Mapping[str, Any], *, row: int | None = None) -> str:
 def parse_video(
     item: Mapping[str, Any], *, priority: int = 0, row: int | None = None
 ) -> tuple[Video, Channel | None]:
-    """The video and its channel, as far as the item tells; raises `InvalidInput`."""
+    """The video and its channel, as far as the item contains them; raises `InvalidInput`."""
     video_id = item_id(item, row=row)
     snippet, details = _part(item, "snippet"), _part(item, "contentDetails")
     channel = _channel(snippet)

@@ -1,6 +1,6 @@
 """The archiver: moves closed partitions of samples from PostgreSQL to the vault, exactly once.
 
-docs/archive.md tells the protocol; each function here is one of its steps.
+docs/archive.md documents the protocol; each function here is one of its steps.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ GRACE = timedelta(days=7)
 
 
 class Archiver:
-    """Moves samples from hot to cold. Safe to call from anywhere: one works, others are told busy."""
+    """Moves samples from hot to cold. Safe to call from anywhere: one runs, others raise `ArchiverBusy`."""
 
     def __init__(self, database: Database | None = None, vault: Vault | None = None) -> None:
         self.database = db if database is None else database
@@ -167,9 +167,19 @@ class Archiver:
             files = await ledger.named_files()
             gone = await ledger.gone_keys()
             control = await ledger.control()
-        tell = progress or (lambda done, total, what: None)
+        report_progress = progress or (lambda done, total, what: None)
         return await offload(
-            lambda: list(compare(store, objects, files, gone, control.owner, deep=deep, tell=tell))
+            lambda: list(
+                compare(
+                    store,
+                    objects,
+                    files,
+                    gone,
+                    control.owner,
+                    deep=deep,
+                    report_progress=report_progress,
+                )
+            )
         )
 
     @tracked("archiver")

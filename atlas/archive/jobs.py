@@ -20,8 +20,8 @@ async def begin_job(
     """The archive lock, with database and vault proved to belong together and to agree.
 
     What a job that died left is settled before: no job deletes or replaces anything that another history of
-    this database may count. When a job ends well the vault is told which files count. Raises `ArchiverBusy`,
-    `WrongVault`, `EpochBehind`, `VaultError`.
+    this database may count. When a job ends well the list of live files is published in
+    the vault. Raises `ArchiverBusy`, `WrongVault`, `EpochBehind`, `VaultError`.
     """
     async with archiver_lock(database, wait=wait) as fence:
         control = await advance_epoch(database, store, fence)

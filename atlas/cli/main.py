@@ -56,7 +56,7 @@ def prepare(
     from atlas.logging import configure
 
     failures.show_tracebacks(debug)
-    # wrong settings are told by the command that needs them: its --help works without
+    # wrong settings are reported by the command that needs them: its --help works without
     with suppress(ConfigurationError):
         configure(get_settings())
 

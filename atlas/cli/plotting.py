@@ -59,7 +59,7 @@ def plot_history(
     _shade(axes, rows[0]["timestamp"], rows[-1]["timestamp"], hot_from)
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix.lower().removeprefix("."), dpi=120)
-    with files.told_as_vault_error(str(path)):
+    with files.raised_as_vault_error(str(path)):
         staged = files.stage(path.parent, lambda target: target.write(picture.getvalue()))
         files.replace(staged, path)
 

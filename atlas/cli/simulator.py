@@ -1,4 +1,4 @@
-"""A platform of videos that never existed: the same for the same seed, told any time on its clock.
+"""A simulated platform of videos: for one seed and one moment of its clock always the same.
 
 Uploads follow the hours of the day; views grow as a saturating curve towards a log-normal total; some
 videos hide their likes, have comments off, or are deleted and then missing from answers, as on YouTube.
@@ -44,7 +44,7 @@ class Simulator:
         hours = np.tile(_HOURS, days) / (_HOURS.sum() * days)
         uploaded = random.choice(len(hours), size=videos, p=hours) + random.random(videos)
         uploaded = np.sort(uploaded) * ((self.end - self.start) / timedelta(hours=1) / len(hours))
-        whole = self.start.replace(microsecond=0)  # the API tells whole seconds
+        whole = self.start.replace(microsecond=0)  # the API reports whole seconds
         self.published = [whole + timedelta(seconds=int(one * 3600) + 1) for one in uploaded]
         self.ids = ["".join(row) for row in random.choice(_ALPHABET, size=(videos, 11))]
         self._place = {video_id: place for place, video_id in enumerate(self.ids)}

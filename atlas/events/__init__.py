@@ -1,4 +1,4 @@
-"""Events: what happened, told to handlers in this process and to a webhook. See docs/events.md.
+"""Events: what happened, passed to handlers in this process and sent to webhooks. See docs/events.md.
 
 ``events`` is the default bus. The module forwards to it, so that ``from atlas import events`` and
 ``from atlas.events import events`` serve alike.

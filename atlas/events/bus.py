@@ -42,7 +42,7 @@ HANDLER_WAIT = 0.04
 
 
 class EventBus:
-    """Records events, tells handlers, and delivers to endpoints.
+    """Records events, calls handlers, and delivers to endpoints.
 
     Without arguments the default database and the process's settings are used, from the first call
     on. Works from any thread and from several event loops one after the other; background work
@@ -123,7 +123,7 @@ class EventBus:
         session: Session | None = None,
         wait: bool = False,
     ) -> None:
-        """Record an event, tell the handlers, start its delivery. Raises cancellation only.
+        """Record an event, call the handlers, start its delivery. Raises cancellation only.
 
         With ``session`` the row is part of the caller's transaction; handlers and delivery start after its
         commit, and not at all if it is rolled back. Without, the row has a transaction of its own,

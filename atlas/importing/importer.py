@@ -86,8 +86,8 @@ async def import_files(
     async with database.transaction(read_only=True) as session:
         latest = await clock(session) + AHEAD
     with workdir("import") as folder:
-        tell = progress or (lambda done, total, what: None)
-        job = Job(folder, paths, options, latest, tell, report)
+        report_progress = progress or (lambda done, total, what: None)
+        job = Job(folder, paths, options, latest, report_progress, report)
         try:
             await asyncio.to_thread(job.prepare)
         except asyncio.CancelledError:
@@ -179,7 +179,7 @@ class Job:
         self._describe(reading)
         self._understand(reading)
 
-    def _tell(self, done: int, total: int | None, what: str) -> None:
+    def _report(self, done: int, total: int | None, what: str) -> None:
         if self.stopped:
             raise _Stopped
         self._progress(done, total, what)
@@ -204,7 +204,7 @@ class Job:
     def _count(self, reading: _Reading) -> Callable[[int], None]:
         def count(read: int) -> None:
             self._read_bytes += read
-            self._tell(self._read_bytes, self._size, f"reading, {reading.spool.rows:,} rows")
+            self._report(self._read_bytes, self._size, f"reading, {reading.spool.rows:,} rows")
 
         return count
 
@@ -353,7 +353,7 @@ class Job:
             if fault.row != last_partial:
                 self._put(bad_rows, batch, fault, header, names)
             last_partial = fault.row
-        self._tell(self._read_bytes, self._size, f"checking, {report.rows:,} rows")
+        self._report(self._read_bytes, self._size, f"checking, {report.rows:,} rows")
 
     def _put(
         self,
@@ -379,21 +379,21 @@ class Job:
         size = self._size or self._read_bytes
         report = self.report
 
-        def tell(more: int, what: str) -> None:
+        def advance(more: int, what: str) -> None:
             nonlocal done
             done += more
             share = min(1.0, done / (2 * rows))
-            self._tell(int(size * share), size, f"{what}, {done:,} rows")
+            self._report(int(size * share), size, f"{what}, {done:,} rows")
 
         loader = VideoLoader(database)
         for number, facts, read in together(self.facts):
             await loader.load(facts, self._surveyed.plans[number].tag_separator)
-            tell(read, "loading videos")
+            advance(read, "loading videos")
         done = rows
         counts = Loaded()
         async for more in load_samples(database, reader, self.samples, counts):
             report.new, report.replaced = counts.new, counts.replaced
             report.unchanged, report.forgotten = counts.unchanged, counts.forgotten
             report.samples = counts.new + counts.replaced + counts.unchanged
-            tell(more, "loading samples")
+            advance(more, "loading samples")
         report.notes += counts.remarks

@@ -16,7 +16,7 @@ from atlas.importing.files.text import check_encoding, printable
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a file is read where that cannot, or must not, be told from it.
+    """How a file is read where that cannot, or must not, be detected from it.
 
     ``columns`` maps fields to columns. ``date_formats`` and ``published_formats`` are tried in order, as
     `datetime.strptime` reads them; ``year`` completes those without one. ``timestamp`` is the time of rows
@@ -64,7 +64,7 @@ class Options:
 
 
 def parse_time(value: str) -> datetime:
-    """The time that ``--timestamp`` gives: ISO 8601, or seconds since 1970; UTC where it says no zone."""
+    """The time in ``--timestamp``: ISO 8601, or seconds since 1970; UTC where it says no zone."""
     moment = plain(value.strip())
     if moment is None:
         raise _invalid("timestamp", value, "write it as 2026-01-31T12:00Z")

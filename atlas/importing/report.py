@@ -35,8 +35,8 @@ _SUSPICIOUS = "'=+-@\t\r"
 class ImportReport:
     """What an import did. ``good + bad + skipped == rows``; ``partial`` are good rows that lost a field.
 
-    ``samples`` are distinct (video_id, timestamp), ``new + replaced + unchanged`` of them. ``mapping`` tells
-    for each group of columns which field was read from which, and ``ignored`` what was not read.
+    ``samples`` are distinct (video_id, timestamp), ``new + replaced + unchanged`` of them. ``mapping``
+    shows for each group of columns which field was read from which, ``ignored`` what was not read.
     """
 
     rows: int = 0

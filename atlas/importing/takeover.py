@@ -50,15 +50,15 @@ async def take_over(database: Database, progress: Progress | None = None) -> lis
     async with database.transaction() as session:
         await _move_aside(session)
     await migrations.upgrade(database)
-    tell = progress or (lambda done, total, what: None)
+    report_progress = progress or (lambda done, total, what: None)
     report = []
     async with database.transaction(read_only=True) as session:
         old = await _Old.open(session)
     for table in TABLES:
         if table.name in old.columns:
-            report.append(await _copy(database, old, table, tell))
+            report.append(await _copy(database, old, table, report_progress))
     if STATS.name in old.columns:
-        report.append(await _copy_stats(database, old, tell))
+        report.append(await _copy_stats(database, old, report_progress))
     async with database.transaction() as session:
         await _finish(session, old)
     log.info("database_taken_over", rows={one.table: one.rows for one in report})
@@ -167,7 +167,9 @@ async def _move_aside(session: AsyncSession) -> None:
             )
 
 
-async def _copy(database: Database, old: _Old, table: OldTable, tell: Progress) -> TakenOver:
+async def _copy(
+    database: Database, old: _Old, table: OldTable, report_progress: Progress
+) -> TakenOver:
     kinds = old.columns[table.name]
     columns = [name for name in table.columns if name in kinds]
     source = f"{old.schema}.{identifier(table.name)}"
@@ -208,10 +210,10 @@ async def _copy(database: Database, old: _Old, table: OldTable, tell: Progress) 
                     )
             kept = found.rows - found.left_out
             await _note(session, old, table.name, found.reached, kept, found.left_out)
-        tell(state.rows + found.rows, total, table.name)
+        report_progress(state.rows + found.rows, total, table.name)
 
 
-async def _copy_stats(database: Database, old: _Old, tell: Progress) -> TakenOver:
+async def _copy_stats(database: Database, old: _Old, report_progress: Progress) -> TakenOver:
     """Samples, a partition's span in each step."""
     kinds = old.columns[STATS.name]
     moment = old.value(STATS.name, "timestamp", None)
@@ -280,7 +282,7 @@ async def _copy_stats(database: Database, old: _Old, tell: Progress) -> TakenOve
                     hint="rows and sums of the counters; run it again while no collector is at work",
                 )
             await _note(session, old, STATS.name, upper.isoformat(), found[0], 0)
-        tell(state.rows + found[0], total, STATS.name)
+        report_progress(state.rows + found[0], total, STATS.name)
 
 
 async def _state(session: AsyncSession, old: _Old, name: str) -> Any:

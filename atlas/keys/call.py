@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 
 def track(error: AtlasError, facts: Mapping[str, str]) -> None:
-    """Have an error tracked that is told in Atlas's words: the request's own text may hold the key."""
+    """Track an error whose text is Atlas's own: that of the request may contain the key."""
     from atlas.notifications.jobs import note  # imports SQLAlchemy, which requests need not
 
     note(error, "executor", **facts)
@@ -234,12 +234,12 @@ class Call(Generic[T]):
             log.error("key_disabled", **facts)
             what = "project" if action is Action.DISABLE_PROJECT else "key"
             track(ConfigurationError(f"an API {what} of {facts['pool']} was disabled"), facts)
-            self._tell("hydra.key_disabled", facts)
+            self._emit("hydra.key_disabled", facts)
 
-    def _tell(self, event_type: str, facts: dict[str, str]) -> None:
+    def _emit(self, event_type: str, facts: dict[str, str]) -> None:
         if self.accounts.sharing is not None:
-            told = {name: facts[name] for name in ("key", "agent", "error")}
-            self.accounts.sharing.emit_soon(event_type, self.ring.pool_name, told)
+            payload = {name: facts[name] for name in ("key", "agent", "error")}
+            self.accounts.sharing.emit_soon(event_type, self.ring.pool_name, payload)
 
     def _refused(self, verdict: Verdict, key: ApiKey, facts: dict[str, str]) -> None:
         named = verdict.bucket if verdict.bucket in self.accounts.buckets else None
@@ -248,7 +248,7 @@ class Call(Generic[T]):
         until = self.accounts.refuse(key, bucket)
         log.warning("key_spent", bucket=bucket, until=until.isoformat(), **facts)
         if not known:
-            self._tell("hydra.key_rotated", facts)
+            self._emit("hydra.key_rotated", facts)
         self.named = bucket
         self.refused.add(identify(key).project)
         if self.caller is not None:

@@ -39,11 +39,11 @@ _METHODS = frozenset(
 _MOST = 1_000
 
 
-def _methods(told: Iterable[object]) -> frozenset[str]:
+def _methods(names: Iterable[object]) -> frozenset[str]:
     """The API's methods among names, texts and addresses."""
     words = (
         text.rstrip("/").rpartition("/")[2].partition("?")[0].strip("_").lower()
-        for text in told
+        for text in names
         if isinstance(text, str) and len(text) < 500
     )
     return _METHODS.intersection(words)
@@ -66,17 +66,17 @@ class Callers:
 
         One helper often serves several methods: what its code, closure and arguments name counts.
         """
-        told: list[object] = []
+        names: list[object] = []
         while isinstance(function, partial):
-            told += [*function.args, *function.keywords.values()]
+            names += [*function.args, *function.keywords.values()]
             function = function.func
         code = getattr(function, "__code__", None)
         if code is None:
             return None
         for cell in getattr(function, "__closure__", None) or ():
             with suppress(ValueError):  # not assigned yet
-                told.append(cell.cell_contents)
-        methods = _named_in(code) | _methods(told)
+                names.append(cell.cell_contents)
+        methods = _named_in(code) | _methods(names)
         if not methods:
             return None
         place = f"{getattr(function, '__module__', '')}.{function.__qualname__}"

@@ -1,4 +1,4 @@
-"""How a program ends whose keys are spent: cleanly, told once, and not before its neighbours finished."""
+"""How a program ends whose keys are spent: cleanly, with one notice, and after its other tasks finished."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def run(
     """Run a program to its end, as ``asyncio.run`` does, and return its result.
 
     When an executor in it runs out of keys, its task ends; the other tasks have ``grace`` seconds (30) to
-    finish (`HydraExecutor.ending` tells them), are cancelled then and have as long to clean up; then
+    finish (`HydraExecutor.ending` signals it), are cancelled then and have as long to clean up; then
     ``SystemExit(0)`` is raised. An error of ``main`` is raised as it is, others are logged.
     """
     return asyncio.run(_supervise(main, GRACE if grace is None else grace))

@@ -38,7 +38,7 @@ async def probe(keys: Sequence[ApiKey], accounts: Accounts) -> list[str]:
 
         answers = await asyncio.gather(*map(ask, keys))
     if get_settings().database_url is not None:
-        await _tell(keys, answers, accounts)
+        await _record(keys, answers, accounts)
     return answers
 
 
@@ -63,7 +63,7 @@ async def _ask(session: aiohttp.ClientSession, key: ApiKey, accounts: Accounts) 
     return verdict.action.value.replace("_", " ")
 
 
-async def _tell(keys: Sequence[ApiKey], answers: Sequence[str], accounts: Accounts) -> None:
+async def _record(keys: Sequence[ApiKey], answers: Sequence[str], accounts: Accounts) -> None:
     from atlas.db import db
 
     rests, _ = accounts.unshare()

@@ -89,7 +89,7 @@ _ORDER = (
     Action.FAIL,
 )
 #: Phrases of messages, for bodies whose reason is missing, general, or was cut off; by status, because a
-#: message may quote the request. The most telling first.
+#: message may quote the request. The most specific first.
 _PHRASES: tuple[tuple[Action, frozenset[int], re.Pattern[str]], ...] = tuple(
     (action, frozenset(statuses), re.compile(pattern, re.IGNORECASE))
     for action, statuses, pattern in (

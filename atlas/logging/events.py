@@ -154,7 +154,7 @@ _OTHERS: dict[str, LogEvent] = {
     "event_notification_failed": LogEvent(
         "error",
         "error",
-        "People could not be told that an endpoint was disabled.",
+        "The notice that an endpoint was disabled could not be sent.",
     ),
     "event_payload_left_out": LogEvent(
         "warning",

@@ -83,9 +83,9 @@ class ArchiveControl(Base):
     copies of an unused database are no relatives. ``epoch`` and ``nonce`` are kept equal to the vault's by
     compare-and-swap at each run; ``pending_nonce`` is the one announced before the swap. ``fence``
     grows with every archiver; a step under an older one is refused. ``holder`` and ``held_until``
-    serve as the lock where session locks do not work (a pooler in transaction mode). ``metrics_seen`` tells
-    that the vault has ever been found to hold appended metrics. ``adopting_from`` is the highest ``seq`` of
-    samples that the ledger knew when an adoption began which is not over.
+    serve as the lock where session locks do not work (a pooler in transaction mode). ``metrics_seen``:
+    the vault has at some time been found to hold appended metrics. ``adopting_from`` is the highest ``seq``
+    of samples that the ledger knew when an adoption began which is not over.
     """
 
     __tablename__ = "archive_control"

@@ -31,7 +31,7 @@ class QuotaUsage(Base):
     """Units of a bucket that a project spent in a Pacific day.
 
     ``external`` units were used by others, or by holders that died: what the API's refusal showed beyond our
-    own count; ``refused`` tells that it refused. ``leases`` maps a holder to its settled total ``t``, its
+    own count; ``refused``: it refused. ``leases`` maps a holder to its settled total ``t``, its
     leased units ``u`` and the lease's end ``e`` in seconds of the epoch.
     """
 
@@ -60,7 +60,7 @@ class ApiBreaker(Base):
 
 
 class KeyNotice(Base):
-    """That people were told that a pool is spent; nobody tells them again before ``quiet_until``."""
+    """A notice that a pool is spent was sent; no process sends another before ``quiet_until``."""
 
     __tablename__ = "api_key_notices"
 

@@ -12,7 +12,7 @@ from atlas.config import Settings, get_settings
 from atlas.db import Database
 from atlas.errors import AtlasError
 from atlas.logging import get_logger
-from atlas.notifications.forwarding import tell_by_apprise
+from atlas.notifications.forwarding import send_by_apprise
 from atlas.notifications.lane import Lane, Pace, Rules
 from atlas.notifications.message import Fields, build_embed, find_channel, find_level, plain
 from atlas.notifications.sharing import Shared
@@ -74,11 +74,11 @@ class Notifier:
         try:
             target, severity = find_channel(channel), find_level(level)
             embed = build_embed(title, description, severity, fields)
-            sent, told = await asyncio.gather(
+            sent, forwarded = await asyncio.gather(
                 self._send(target, embed, severity, plain(title)),
-                tell_by_apprise(self._settings or get_settings(), embed, severity),
+                send_by_apprise(self._settings or get_settings(), embed, severity),
             )
-            return sent or (told and not self._lanes)
+            return sent or (forwarded and not self._lanes)
         except Exception as error:
             # a foreign error's text may hold the webhook's address
             reason = str(error) if isinstance(error, AtlasError) else type(error).__name__

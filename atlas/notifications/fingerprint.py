@@ -92,7 +92,7 @@ def _frames(error: BaseException) -> Iterator[_Frame]:
     while traceback is not None:
         found.append(traceback)
         traceback = traceback.tb_next
-    # of a recursion the end tells where it broke
+    # of a recursion only the innermost frames show where it failed
     return map(_Frame, found[-_MOST_FRAMES:])
 
 

@@ -1,6 +1,6 @@
 """Other ways out, each an optional extra: Apprise for messages, Sentry for tracked errors.
 
-Both are told what has passed the filter for secrets, and neither can fail a caller.
+Both receive only what has passed the filter for secrets, and neither can fail a caller.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from atlas.notifications.message import plain
 from atlas.repositories.notifications import Tally
 from atlas.types import AlertLevel
 
-__all__ = ["Sentry", "tell_by_apprise"]
+__all__ = ["Sentry", "send_by_apprise"]
 
 log = get_logger(__name__)
 
@@ -37,16 +37,16 @@ _SENTRY_LEVELS: dict[str, Any] = {
 }
 
 
-async def tell_by_apprise(settings: Settings, embed: Mapping[str, Any], level: AlertLevel) -> bool:
+async def send_by_apprise(settings: Settings, embed: Mapping[str, Any], level: AlertLevel) -> bool:
     """Send an embed's text to every address of APPRISE_URLS; False where there is none, or one failed."""
     if settings.apprise_urls is None:
         return False
     try:
         import apprise
 
-        told = apprise.Apprise()
+        recipients = apprise.Apprise()
         addresses = settings.apprise_urls.get_secret_value().split()
-        known = [told.add(address) for address in addresses]
+        known = [recipients.add(address) for address in addresses]
         if not all(known):
             log.error(
                 "notification_failed", channel="apprise", error="an address is not one of Apprise"
@@ -54,7 +54,7 @@ async def tell_by_apprise(settings: Settings, embed: Mapping[str, Any], level: A
         fields = [f"{field['name']}: {field['value']}" for field in embed.get("fields", ())]
         body = "\n".join(filter(None, [embed.get("description", ""), *fields]))
         async with asyncio.timeout(_APPRISE_SECONDS):
-            sent = await told.async_notify(
+            sent = await recipients.async_notify(
                 body=body or embed.get("title", ""),
                 title=embed.get("title", ""),
                 notify_type=apprise.NotifyType(_APPRISE_TYPES[level]),

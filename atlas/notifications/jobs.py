@@ -28,7 +28,7 @@ def note(error: Exception, job: str, /, **facts: object) -> None:
     """Track an error of ``job``, where there is a database or a webhook for it. Never raises or waits."""
     if isinstance(error, _FORESEEN):
         return
-    # settings that cannot be read are told by whoever needs them
+    # settings that cannot be read are reported by the code that needs them
     with contextlib.suppress(Exception):
         if notifier.is_configured:
             level = AlertLevel.WARNING if isinstance(error, Unavailable) else AlertLevel.CRITICAL

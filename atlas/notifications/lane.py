@@ -53,7 +53,7 @@ class Slots(Protocol):
     async def note(
         self, webhook: str, *, pause: float, dead: bool, invalid: bool, bucket: str | None = None
     ) -> None:
-        """Tell the others what an answer said."""
+        """Share with the other processes what an answer said."""
         ...
 
 
@@ -291,7 +291,7 @@ class Lane:
         return None
 
     async def _learn(self, answer: webhook_client.Answer, slots: Slots) -> None:
-        """Take the pace from an answer, and tell the other processes what concerns them."""
+        """Take the pace from an answer, and share with the other processes what concerns them."""
         pause = 0.0
         limit, remaining, reset = (
             _seconds(answer.headers.get(f"x-ratelimit-{name}"))

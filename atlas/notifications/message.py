@@ -38,7 +38,7 @@ VALUE_LIMIT = 1024
 TOTAL_LIMIT = 6000
 #: What the description leaves to the fields where both are long.
 DESCRIPTION_SHARE = 3000
-#: Kept for the footer that tells how many fields were left out.
+#: Kept for the footer that counts the fields that were left out.
 FOOTER_SHARE = 64
 #: Fields that are looked at, and characters of a value.
 _MOST_FIELDS = 1_000
@@ -145,7 +145,7 @@ def plain(value: object, limit: int = _LONGEST) -> str:
     looked_at = 2 * (limit + MARGIN)
     shown = _CONTROLS.sub("", text[:looked_at])
     if len(text) > looked_at:
-        shown = shown[:-MARGIN]  # where the text was cut, half of a secret is none that can be told
+        shown = shown[:-MARGIN]  # a secret that was cut in half at the end would not be recognised
     # lone surrogates have no UTF-8
     return redact(shown.encode("utf-8", "replace").decode(), limit)
 

@@ -58,7 +58,7 @@ class Shared:
     async def note(
         self, webhook: str, *, pause: float, dead: bool, invalid: bool, bucket: str | None = None
     ) -> None:
-        """Tell the other processes what an answer said."""
+        """Share with the other processes what an answer said."""
         await self.run(
             lambda session: Lanes(session).note(
                 webhook, pause=pause, dead=dead, invalid=invalid, bucket=bucket

@@ -52,7 +52,7 @@ _CONTEXT_BYTES, _MESSAGE, _STACK = 8_192, 1_000, 6_000
 _RETRY_EVERY = 30.0
 #: Groups that wait for a database, and seconds between two announcements of one without it.
 _MOST_GROUPS, _ALONE_EVERY = 1_000, 3_600.0
-#: Seconds that a program which ends gives to what was captured last.
+#: Seconds that an ending program waits for what was captured last.
 _LAST_WORDS = 5.0
 
 

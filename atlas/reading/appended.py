@@ -79,11 +79,11 @@ def appended_files(
 
 
 def _name_bounds(name: str) -> tuple[datetime, datetime]:
-    told = _BOUNDS.fullmatch(name)
-    if told is None:
+    bounds = _BOUNDS.fullmatch(name)
+    if bounds is None:
         return _FOREVER
     try:
-        first, last = (_EPOCH + timedelta(microseconds=int(one)) for one in told.groups())
+        first, last = (_EPOCH + timedelta(microseconds=int(one)) for one in bounds.groups())
     except OverflowError:
         return _FOREVER
     return first, last

@@ -1,4 +1,4 @@
-"""Which files of a vault count, as the vault itself tells; docs/cold-reader.md is the protocol."""
+"""Which files of a vault count, by what the vault itself records; docs/cold-reader.md is the protocol."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def described(info: ObjectInfo, footer: Footer) -> ManifestFile:
 
 
 def _outermost(pick: Callable[[list[Any]], Any], values: list[Any]) -> Any:
-    """A bound of all groups; None where one does not tell its own."""
+    """A bound of all row groups; None where one of them does not record its own."""
     return None if not values or None in values else pick(values)
 
 

@@ -26,7 +26,7 @@ from atlas.vault.metrics import digest_differs
 
 log = get_logger(__name__)
 
-#: What a reader gives: string, timestamp[us, UTC] and three int64, null where not known.
+#: What a reader returns: string, timestamp[us, UTC] and three int64, null where not known.
 COLUMNS = SAMPLE_COLUMNS
 _WARNED_AT_MOST = 10_000
 #: Adjacent row groups that are fetched in one request and decoded together.
@@ -76,7 +76,7 @@ def why_left_out(store: ReadableStore, cold: ColdFile) -> str | None:
             groups = (whole.read_row_group(at) for at in range(whole.num_row_groups))
             footer = whole.metadata.metadata or {}
             if digest_differs(cold.object_key.rsplit("/", 1)[-1], groups, footer):
-                return "it has other rows than its name tells"
+                return "its rows do not match the digest in its name"
     except CorruptObject as error:
         return error.message
     except UNREADABLE as error:

@@ -34,7 +34,7 @@ _GROUP_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Where a row group lies in its file, and its bounds; None where the file does not tell them."""
+    """Where a row group lies in its file, and its bounds; None where the file does not record them."""
 
     rows: int
     start: int

@@ -1,6 +1,6 @@
 """The manifest: which files of a vault count, published there for readers without the database.
 
-docs/cold-reader.md tells what may be concluded from it.
+docs/cold-reader.md documents what may be concluded from it.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def manifest_key(owner: uuid.UUID) -> str:
 
 def decode_manifest(raw: bytes, owner: uuid.UUID) -> Manifest | None:
     """The manifest in an object; None for one that cannot be read, is of a later format or not this owner's:
-    footers and listings tell the same."""
+    footers and listings contain the same facts."""
     try:
         said = json.loads(raw)
         if said["format"] > _FORMAT or uuid.UUID(said["owner"]) != owner:

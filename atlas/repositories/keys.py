@@ -241,7 +241,7 @@ class KeyLedger(Repository):
         )
 
     async def claim_notice(self, name: str, until: datetime, at: datetime | None = None) -> bool:
-        """Whether the caller is the one that tells people now; nobody else will before ``until``."""
+        """Whether the caller sends the notice now; no other process will before ``until``."""
         values = {"name": name, "until": until, "at": at}
         return (await self.session.execute(_NOTICE, values)).one_or_none() is not None
 

@@ -1,4 +1,4 @@
-"""The lease mechanism of every queue; docs/leases.md tells its states and what each crash leaves.
+"""The lease mechanism of every queue; docs/leases.md documents its states and what each crash leaves.
 
 A kind of work has four columns, ``<prefix>leased_until``, ``<prefix>lease``, ``<prefix>attempts`` and
 ``<prefix>error``. A claim moves the row's "claimable from" time to the lease's end, so that it leaves the
@@ -291,12 +291,12 @@ class Leases(Repository):
         )
 
     async def renew(self, token: uuid.UUID, keys: Iterable[str | int]) -> set[str]:
-        """Prolong leases to ten minutes from now; gives the keys of those still held."""
+        """Prolong leases to ten minutes from now; returns the keys of those still held."""
         values = {"token": token, "keys": list(keys)}
         return set(await self.session.scalars(_renew_statement(self.queue), values))
 
     async def settle(self, token: uuid.UUID, endings: Sequence[Unfinished]) -> set[str]:
-        """End leases whose work is not done; gives the keys of those that were still held."""
+        """End leases whose work is not done; returns the keys of those that were still held."""
         settled: set[str] = set()
         for part in chunks(sorted(endings, key=lambda ending: ending.key)):
             values = {"token": token, "endings": as_json(part)}

@@ -26,7 +26,7 @@ MAX_TERM = 500
 #: hundred times a day, so that more are never come to, and only fill the database.
 MAX_TERMS = 100_000
 
-# Terms on lease stay in the index that gives the order and are passed over: the queue is small.
+# Terms on lease stay in the index that defines the order and are skipped: the queue is small.
 HUNT = Queue(
     kind="hunt",
     table="search_queue",
@@ -180,7 +180,7 @@ class SearchQueue(SearchQueueReader):
         return [LeasedTerm(*row) for row in await Leases(self.session, HUNT).claim(limit)]
 
     async def record(self, token: uuid.UUID, reports: Sequence[SearchReport]) -> set[str]:
-        """Record searches and end their leases; gives the ids of those that were still held."""
+        """Record searches and end their leases; returns the ids of those that were still held."""
         values = {"token": token, "reports": as_json(reports)}
         return set(await self.session.scalars(_RECORD, values))
 
@@ -216,7 +216,7 @@ class SearchQueue(SearchQueueReader):
 
 
 def normalised(term: str) -> str:
-    """One spelling of what a search does not tell apart: Unicode NFKC, case folded, single spaces."""
+    """One spelling of terms that a search does not distinguish: Unicode NFKC, case folded, single spaces."""
     # folding may leave what NFKC composes
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", term).casefold())
     return " ".join(folded.split())

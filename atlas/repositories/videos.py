@@ -343,7 +343,7 @@ class Videos(VideoReader):
         return [StaleVideo(*row) for row in await Leases(self.session, RETRACK).claim(limit)]
 
     async def record(self, token: uuid.UUID, samples: Sequence[Sample]) -> set[str]:
-        """Write samples and end the stats leases, in one statement; gives the ids still held.
+        """Write samples and end the stats leases, in one statement; returns the ids still held.
 
         The videos count as sampled now, whatever the times of the samples: one of long ago would leave
         its video due. For the others nothing is written, no sample either. SQLSTATE 23514 without a
@@ -353,7 +353,7 @@ class Videos(VideoReader):
         return set(await self.session.scalars(_RECORD, values))
 
     async def collected(self, token: uuid.UUID, work: Work, video_ids: Iterable[str]) -> set[str]:
-        """Record that ``work`` is in the vault and end the leases; gives the ids still held."""
+        """Record that ``work`` is in the vault and end the leases; returns the ids still held."""
         values = {"token": token, "ids": list(video_ids)}
         return set(await self.session.scalars(_COLLECTED[work], values))
 

@@ -289,7 +289,7 @@ class Watchlist(WatchlistReader):
         return [DueVideo(*row) for row in rows]
 
     async def record(self, token: uuid.UUID, outcomes: Sequence[Recorded]) -> set[str]:
-        """Write samples, reschedule and end leases, in one statement; gives the ids still held.
+        """Write samples, reschedule and end leases, in one statement; returns the ids still held.
 
         For the others nothing is written, no sample either. SQLSTATE 23514 without a constraint: a
         sample has no partition.

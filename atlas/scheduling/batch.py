@@ -34,7 +34,7 @@ ItemT = TypeVar("ItemT", bound=Item[Any])
 
 #: Seconds after which a renewal that failed is tried again, at most.
 _RENEW_AGAIN = 10.0
-#: Seconds that a worker which is being shut down gives to its last reports.
+#: Seconds that a worker has for its last reports while it is being shut down.
 _LAST_WORDS = 10.0
 #: Seconds after which a renewal counts as unanswered.
 _ANSWER_SECONDS = 30.0
@@ -240,7 +240,7 @@ class Batch(Generic[ItemT]):
             error.add_note(f"the last report of {self!r} failed too: {failure}")
 
     async def _send(self, items: Sequence[ItemT]) -> list[str]:
-        """Report these items; gives the keys of those whose lease is another's."""
+        """Report these items; returns the keys of those whose lease is another's."""
         endings = [item.word for item in items if isinstance(item.word, Unfinished)]
         done = [item.word for item in items if not isinstance(item.word, Unfinished)]
         database, kind = self._claims.database, self._kind

@@ -175,7 +175,7 @@ class Calendar:
     ) -> list[RowT]:
         """Claim up to ``limit`` videos, after waking what is due, within the day's budget.
 
-        ``claim`` is told how many, and by when by the database's clock: from then on it must claim nothing.
+        ``claim`` receives the limit and a deadline by the database's clock, from which on it claims nothing.
         """
         check_limit(limit)
         await self.turn_if_due()
@@ -295,7 +295,7 @@ def _turn_of(cohort: Cohort, passes: Passes, now: datetime) -> Turn:
     today = day_number(now)
     skipped_from = today - int(cohort.interval / _DAY / 2)
     if passes.days:
-        # one number for a day, that never falls: what was left out can be told afterwards
+        # one number for a day, that never falls: what was left out can be derived from it afterwards
         last = passes.days[-1]
         skipped_from = (
             last.skipped_from if last.number == today else max(skipped_from, last.skipped_from)

@@ -1,4 +1,4 @@
-"""Policies that say how often a video is sampled. Pure: they are told the time.
+"""Policies that decide how often a video is sampled. Pure: the time is an argument.
 
 docs/scheduling.md derives them, and compares them on real and simulated videos.
 """
@@ -55,7 +55,7 @@ class Observation:
 
 
 class Policy(Protocol):
-    """Says when a video that was just sampled is due again. Pure: told everything, reads no clock."""
+    """Decides when a video that was just sampled is due again. Pure: it reads no clock."""
 
     def schedule(self, seen: Observation) -> Schedule:
         """The tier from now on, and the next time."""
@@ -98,7 +98,7 @@ class AgePolicy:
 
 @dataclass(frozen=True, slots=True)
 class VelocityPolicy:
-    """Samples where the view curve bends, as the last two counters tell: stateless.
+    """Samples where the view curve bends, estimated from the last two counters: stateless.
 
     The interval is ``spacing * (min(age, 1 / growth) / growth) ** (1/3)``, in hours, where ``growth`` is the
     part of its views that a video gained in an hour: samples that lie so make the least of the error

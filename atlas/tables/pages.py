@@ -1,4 +1,4 @@
-"""What the pages of a column chunk will become when they are decoded, told from their headers.
+"""How large the pages of a column chunk become when they are decoded, read from their headers.
 
 A footer says how many rows a row group has and how large it is; of a file that somebody else wrote it may say
 anything. The headers of the pages are what a decoder obeys: they are read here, before it is let loose.

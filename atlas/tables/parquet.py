@@ -23,7 +23,7 @@ __all__ = [
     "open_writer",
 ]
 
-#: What decoding raises for bytes that are not what was written: pyarrow tells some damage as OSError.
+#: What decoding raises for bytes that are not what was written: pyarrow reports some damage as OSError.
 UNDECODABLE: tuple[type[Exception], ...] = (pa.ArrowException, OSError, EOFError)
 #: The same, and what a footer says that cannot be.
 UNREADABLE: tuple[type[Exception], ...] = (*UNDECODABLE, ValueError)

@@ -113,7 +113,7 @@ FORMAT = max(2, *(column.since for column in SAMPLE))
 _FIRST = [column.field for column in SAMPLE if column.since == 1]
 _LATER = [column.field for column in SAMPLE if column.since > 1]
 
-#: Archived samples. ``seq`` tells which of two rows for one (video_id, timestamp) counts: the higher.
+#: Archived samples. Of two rows for one (video_id, timestamp) the one with the higher ``seq`` counts.
 STATS_SCHEMA = pa.schema([*_FIRST, with_field_id(pa.field("seq", pa.int64()), _SEQ_ID), *_LATER])
 #: Samples appended by agents.
 METRICS_SCHEMA = pa.schema(

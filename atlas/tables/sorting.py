@@ -78,7 +78,7 @@ def merge_sorted(
     """Merge streams that are each sorted by (video_id, timestamp) into one that is.
 
     With ``winner``, of rows with the same key only the one with the highest value in that column is
-    kept, and ``on_losers`` is told the others. Memory is bounded by two tables a source plus the
+    kept, and ``on_losers`` receives the others. Memory is bounded by two tables a source plus the
     rows of the video at the seam.
     """
     streams = [_Stream(source) for source in sources]

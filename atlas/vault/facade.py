@@ -79,9 +79,9 @@ class Vault:
         return self.store.identity
 
     def store_json(self, path: str, data: Any) -> str:
-        """Write ``data`` as UTF-8 JSON, replacing what is there; gives its URI.
+        """Write ``data`` as UTF-8 JSON, replacing what is there; returns its URI.
 
-        The same data gives the same bytes. Raises `InvalidInput` for what JSON has no form for, NaN
+        The same data is encoded to the same bytes. Raises `InvalidInput` for what JSON has no form for, NaN
         included.
         """
         return self._write(self._document_key(path), io.BytesIO(_encode(data, path)))
@@ -125,7 +125,7 @@ class Vault:
     def store_metadata(
         self, video_id: str, data: Any, date: date | datetime | str | None = None
     ) -> str:
-        """Write a video's metadata of a UTC day (default: today); gives the URI."""
+        """Write a video's metadata of a UTC day (default: today); returns the URI."""
         key = metadata_key(video_id, as_date(date))
         return self._write(key, io.BytesIO(_encode(data, key)))
 
@@ -134,7 +134,7 @@ class Vault:
         return self._fetch_json(metadata_key(video_id, as_date(date)))
 
     def store_transcript(self, video_id: str, data: Any) -> str:
-        """Write a video's transcript; gives the URI."""
+        """Write a video's transcript; returns the URI."""
         key = transcript_key(video_id)
         return self._write(key, io.BytesIO(_encode(data, key)))
 
@@ -178,7 +178,7 @@ class Vault:
         date: date | datetime | str | None = None,
         hour: int | str | None = None,
     ) -> int:
-        """Add samples under ``metrics/``, without reading what is there; gives how many files are new.
+        """Add samples under ``metrics/``, without reading what is there; returns how many files are new.
 
         A row is a mapping of video_id and, where known, timestamp, views, likes, comment_count (or
         comments) and published_at. Counters are whole numbers or their digits, NaN is not known; times
@@ -188,7 +188,7 @@ class Vault:
         and ``hour`` given; without ``hour`` it has the time of day of now, without ``date`` today's date.
 
         When it returns, the rows are in the store, or, if that does not answer, on this machine's disk,
-        from where `flush` or a later call delivers them (`pending` tells what waits). A repeat on one host
+        from where `flush` or a later call delivers them (`pending` reports what waits). A repeat on one host
         within a week adds nothing. Raises `InvalidInput` naming row and field, and nothing is
         written; `VaultFull`, `VaultDenied` or `VaultError` where rows can be kept on no disk, or where
         the store needs a hand (a note then says that the rows are safe).
@@ -206,7 +206,7 @@ class Vault:
         return len(added)
 
     def store_batch(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> list[str]:
-        """Write many files, replacing what is there; one commit on Hugging Face. Gives their URIs.
+        """Write many files, replacing what is there; one commit on Hugging Face. Returns their URIs.
 
         An item is a path and bytes, an open binary file, or data for JSON.
         """
@@ -224,7 +224,7 @@ class Vault:
         return [self.store.uri(key) for key in sources]
 
     def flush(self) -> int:
-        """Deliver all that waits on this machine; gives the number of files. Raises `VaultError`."""
+        """Deliver all that waits on this machine; returns the number of files. Raises `VaultError`."""
         outbox = self._outbox()
         return self._spool().deliver(self.store) if outbox is None else outbox.flush()
 
@@ -237,7 +237,7 @@ class Vault:
         return self._spool().documents.keys()
 
     def drop_refused(self, wanted: Callable[[str], bool]) -> list[str]:
-        """Remove documents that the store refused for good, by key, from this machine; gives their keys."""
+        """Remove documents that the store refused for good, by key, from this machine; returns their keys."""
         return self._spool().documents.drop_refused(wanted)
 
     def as_seen_here(self) -> ReadableStore:
@@ -329,9 +329,9 @@ def _reader(data: object, path: object) -> Iterator[BinaryIO]:
     if isinstance(data, bytes | bytearray | memoryview):
         yield io.BytesIO(data)
         return
-    # copied first, so that a text file or a closed one is told before anything is written
+    # copied first, so that a text file or a closed one is refused before anything is written
     with (
-        files.told_as_vault_error("a temporary file"),
+        files.raised_as_vault_error("a temporary file"),
         tempfile.SpooledTemporaryFile(COPY_BYTES) as copy,
     ):
         try:

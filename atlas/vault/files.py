@@ -22,7 +22,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 @contextlib.contextmanager
-def told_as_vault_error(path: str) -> Iterator[None]:
+def raised_as_vault_error(path: str) -> Iterator[None]:
     """Raise what the operating system refuses as `VaultError`; ``path`` says what was at work."""
     try:
         yield
@@ -67,7 +67,7 @@ def sync_folder(path: Path) -> None:
 
 
 def stage(folder: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """A new hidden file in ``folder`` with what ``write`` gives it, on the disk; none if it fails."""
+    """A new hidden file in ``folder`` with what ``write`` writes into it, on the disk; none if it fails."""
     path = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         handle = os.open(

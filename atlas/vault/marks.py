@@ -15,7 +15,7 @@ from atlas.vault.owners import EPOCHS
 
 @dataclass(frozen=True, slots=True)
 class OtherSide:
-    """Who last moved the epoch: which one it is, when and from which host (None: not told)."""
+    """Who last moved the epoch: which one it is, when and from which host (None: not recorded)."""
 
     epoch: int
     at: datetime | None

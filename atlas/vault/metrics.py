@@ -63,7 +63,7 @@ class MetricsFile:
 
     @property
     def digest(self) -> str:
-        """What tells the file from others."""
+        """Identifies the file."""
         return _following(self.rows_digest, self.follow)
 
     @property
@@ -160,7 +160,7 @@ def _rows(table: pa.Table, counters: Sequence[str] = COUNTERS) -> Iterator[tuple
 
 
 def _rows_digest(tables: Iterable[pa.Table], counters: Sequence[str] = COUNTERS) -> str:
-    """What tells rows from others, when they were appended aside."""
+    """Identifies the rows, whenever they were appended."""
     digest = hashlib.blake2b(digest_size=16)
     for table in tables:
         for row in _rows(table, counters):
@@ -180,19 +180,19 @@ def is_name_of_rows(name: str) -> bool:
 
 
 def digest_differs(name: str, tables: Iterable[pa.Table], footer: Mapping[bytes, bytes]) -> bool:
-    """Whether an appended file holds other rows, or other columns, than its name tells.
+    """Whether an appended file holds other rows, or other columns, than the digest in its name.
 
-    Names that other programs gave tell nothing.
+    Names that other programs chose hold no digest: False.
     """
-    told = _NAME.fullmatch(name)
-    if told is None:
+    parts = _NAME.fullmatch(name)
+    if parts is None:
         return False
     try:
         stated = stated_columns(footer)
         digest = _rows_digest(_of_shape(tables, {*stated, "seq", "published_at"}), stated[2:])
     except ValueError:
         return True
-    return told[1] != _following(digest, footer.get(FOLLOW.encode(), b"").decode(errors="replace"))
+    return parts[1] != _following(digest, footer.get(FOLLOW.encode(), b"").decode(errors="replace"))
 
 
 def _of_shape(tables: Iterable[pa.Table], names: set[str]) -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""Whose a vault is, as the vault itself tells."""
+"""Who owns a vault, by what the vault itself records."""
 
 from __future__ import annotations
 

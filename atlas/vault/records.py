@@ -1,6 +1,6 @@
 """What must outlive any database: small objects in the vault, under ``_atlas/``.
 
-A *batch* tells which files took the place of which, an *erasure* which ids were forgotten (hashes of them), a
+A *batch* records which files replaced which, an *erasure* which ids were forgotten (hashes of them), a
 *condemnation* which objects are about to be deleted.
 """
 

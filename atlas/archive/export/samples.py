@@ -50,7 +50,7 @@ def export_samples(
         bounds.see(run)
         on_rows(fingerprint.rows)
 
-    with _disk_full_told(path):
+    with _disk_full_as_vault_full(path):
         runs = encoded_runs(path.parent, merge_sorted, see, RUN_ROWS)
         for batch in batches:
             runs.add(pa.Table.from_batches([batch]))
@@ -88,7 +88,7 @@ def read_back(store: ObjectStore, key: str, workdir: Path) -> tuple[Path, str] |
         return None
     path = workdir / "read-back.parquet"
     digest = hashlib.sha256()
-    with source, _disk_full_told(path), path.open("wb") as copy:
+    with source, _disk_full_as_vault_full(path), path.open("wb") as copy:
         while chunk := source.read(_COPY_BYTES):
             digest.update(chunk)
             copy.write(chunk)
@@ -183,7 +183,7 @@ class Bounds:
 
 
 @contextlib.contextmanager
-def _disk_full_told(path: Path) -> Iterator[None]:
+def _disk_full_as_vault_full(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -104,7 +104,7 @@ class Run:
         for start in range(0, len(left), self._batch_files):
             await self._settle(left[start : start + self._batch_files], [])
 
-    def _tell(self, done: int, total: int | None, what: str) -> None:
+    def _report(self, done: int, total: int | None, what: str) -> None:
         if self.progress is not None:
             self.progress(done, total, what)
 
@@ -205,7 +205,7 @@ class Run:
                 for file in batch:
                     done.append(await self._finish(file, facts.get(file.id, file.facts), folder))
                     rows = sum(facts.row_count for _, facts in done)
-                    self._tell(rows, None, f"{file.slice_start:%Y-%m-%d %H:%M}")
+                    self._report(rows, None, f"{file.slice_start:%Y-%m-%d %H:%M}")
         except MigrationsPending:
             # a table is missing: another archiver may have finished the slice and dropped it
             async with self.database.transaction() as session:
@@ -213,7 +213,7 @@ class Run:
             raise
 
     async def _store(self, batch: Sequence[FileRecord], folder: Path) -> dict[int, FileFacts]:
-        """sealed -> written; gives the facts of those that were."""
+        """sealed -> written; returns the facts of those that were."""
         sealed = [file for file in batch if file.state == ArchiveState.SEALED]
         paths = {file.id: folder / f"{file.id}.parquet" for file in sealed}
         facts: dict[int, FileFacts] = {}
@@ -260,7 +260,7 @@ class Run:
 
 
 async def _one_ended(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Wait for one to end, and raise what it failed with; gives those still under way."""
+    """Wait for one to end, and raise what it failed with; returns those still under way."""
     ended, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in ended:
         task.result()

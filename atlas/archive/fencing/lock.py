@@ -40,7 +40,7 @@ _KEEPALIVE = (
 
 @contextlib.asynccontextmanager
 async def archiver_lock(database: Database, *, wait: bool = False) -> AsyncIterator[int]:
-    """Hold the archive lock of this database; gives the fence.
+    """Hold the archive lock of this database; yields the fence.
 
     Raises `ArchiverBusy` when another archiver holds it, unless ``wait``.
     """

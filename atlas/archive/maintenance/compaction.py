@@ -71,13 +71,13 @@ async def compact(
     done: list[Rewritten] = []
     failed: list[str] = []
 
-    def told() -> Iterator[list[Input]]:
+    def reported() -> Iterator[list[Input]]:
         for number, (day, inputs) in enumerate(jobs.items()):
             if progress is not None:
                 progress(number, len(jobs), day.isoformat())
             yield inputs
 
-    async for one in rewrite(steps, told(), target_bytes=target_bytes, excluded=forgotten):
+    async for one in rewrite(steps, reported(), target_bytes=target_bytes, excluded=forgotten):
         if isinstance(one, Rewritten):
             done.append(one)
             continue

@@ -94,7 +94,7 @@ async def forget(
     steps: Steps, vault: Vault, video_ids: Sequence[str], progress: Progress | None
 ) -> ForgetReceipt:
     """Erase the videos; see `Archiver.forget`."""
-    tell = progress or (lambda done, total, what: None)
+    report_progress = progress or (lambda done, total, what: None)
     ids = sorted(set(video_ids))
     found = _Found()
     async with steps.database.transaction() as session:
@@ -107,11 +107,11 @@ async def forget(
     await Run(steps, _ANY_TIME[0], None).finish_left()
     found.hot = await _delete_rows(steps, ids)
     log.debug("forget_hot", samples=found.hot.samples)
-    await _rewrite_samples(steps, ids, found, tell)
+    await _rewrite_samples(steps, ids, found, report_progress)
     await _rewrite_videos(steps, ids, found)
     await _delete_leftovers(steps, ids, found)
     aside = await _held_aside(steps, ids)
-    tell(0, None, "documents")
+    report_progress(0, None, "documents")
     found.documents = await offload(_delete_documents, vault, ids)
     # a transaction that had begun before the ids were barred may have written since
     found.hot += await _delete_rows(steps, ids)
@@ -161,7 +161,9 @@ async def _delete_rows(steps: Steps, ids: Sequence[str]) -> ErasedRows:
     return await delete()
 
 
-async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell: Progress) -> None:
+async def _rewrite_samples(
+    steps: Steps, ids: Sequence[str], found: _Found, report_progress: Progress
+) -> None:
     """Replace every counting file that holds rows of the videos, each by one without."""
     async with steps.database.transaction(read_only=True) as session:
         # the numbers of files follow the same clock: no row gets one above that of the file it goes into
@@ -181,7 +183,7 @@ async def _rewrite_samples(steps: Steps, ids: Sequence[str], found: _Found, tell
     candidates += [Input.appended(file) for file in appended]
     holding = []
     for number, one in enumerate(candidates):
-        tell(number, len(candidates), "files")
+        report_progress(number, len(candidates), "files")
         if await offload(_holds, steps.store, one.key, one.file, ids):
             holding.append([one])
     failed = None

@@ -109,7 +109,7 @@ def garbage(
     for info in objects:
         if info.key not in gone:
             continue
-        # the Hub's listings tell no times, a look at one object does
+        # the Hub's listings contain no times, the metadata of one object does
         seen = info if info.modified_at else store.stat(info.key)
         if seen is not None and seen.modified_at is not None and seen.modified_at <= before:
             yield info
@@ -154,13 +154,13 @@ def compare(
     owner: uuid.UUID | None,
     *,
     deep: bool,
-    tell: Progress,
+    report_progress: Progress,
 ) -> Iterator[Finding]:
     """What is wrong between the ledger's live files and the objects; ``deep`` reads every byte."""
     there = {info.key: info for info in objects}
     live = [file for file in files if file.state == ArchiveState.LIVE]
     for number, file in enumerate(live):
-        tell(number, len(live), file.object_key)
+        report_progress(number, len(live), file.object_key)
         info = there.get(file.object_key)
         if info is None and store.stat(file.object_key) is None:
             yield Finding(

@@ -95,7 +95,7 @@ class Source:
         self._fetched: list[tuple[Input, Path, set[date]]] = []
 
     def open(self) -> list[date]:
-        """Fetch and check every input; gives the days that they hold rows of."""
+        """Fetch and check every input; returns the days that they hold rows of."""
         days: set[date] = set()
         for number, one in enumerate(self._inputs):
             folder = self._folder / f"input-{number}"

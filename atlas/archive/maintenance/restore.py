@@ -168,7 +168,7 @@ async def _samples(steps: Steps, inputs: list[Input], span: Pin) -> AsyncIterato
 
 
 async def _write(steps: Steps, samples: pa.Table) -> int:
-    """Write what is not hot, and prove that all of it is; gives how many were missing."""
+    """Write what is not hot, and prove that all of it is; returns how many were missing."""
     hours = get_settings().stats_partition_hours
     # partitions begin and end on whole hours: one moment of each hour finds every one of them
     moments = pc.unique(pc.floor_temporal(samples["timestamp"], unit="hour")).to_pylist()

@@ -2,7 +2,7 @@
 
 The rows of the inputs are read from the store, checked against the ledger, merged, written to new objects and
 read back; then one transaction makes the outputs count and the inputs not. Until then nothing has
-changed for readers, and a run that dies leaves outputs that the next one gives up.
+changed for readers, and a run that dies leaves outputs that the next one abandons.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ class _Output:
     def write(
         self, first: pa.Table, rest: Iterator[pa.Table], target_bytes: int
     ) -> pa.Table | None:
-        """Write row groups until the file has its size; gives the first one that is left."""
+        """Write row groups until the file has its size; returns the first one that is left."""
         samples, bounds = Fingerprint(SAMPLE_COLUMNS), Bounds()
         table: pa.Table | None = first
         with (

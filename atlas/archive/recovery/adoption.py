@@ -204,9 +204,9 @@ def choose_owner(
     if wanted is not None and wanted not in owners:
         raise InvalidInput(f"the vault holds no file of {wanted}", field="owner", value=str(wanted))
     if wanted is None and len(owners) > 1:
-        told = ", ".join(f"{owner} ({files[owner]} files)" for owner in sorted(owners))
+        named = ", ".join(f"{owner} ({files[owner]} files)" for owner in sorted(owners))
         raise InvalidInput(
-            f"the vault holds files of {len(owners)} databases: {told}",
+            f"the vault holds files of {len(owners)} databases: {named}",
             field="owner",
             hint="say whose ledger is to be written",
         )

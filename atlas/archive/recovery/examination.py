@@ -154,7 +154,7 @@ def examine(store: ObjectStore, key: str, folder: Path, sieve: Sieve) -> FoundFi
         else:
             facts = _facts_of_samples(file, path, sha256, sieve)
     if (facts.row_count, facts.fingerprint) != (footer.rows, footer.fingerprint):
-        raise ValueError("its rows are not those that its footer tells of")
+        raise ValueError("its rows do not match its footer")
     return FoundFile(footer.new, facts, collected)
 
 

@@ -14,7 +14,7 @@ from atlas.vault.owners import OWNER_KEY, WRONG_VAULT_HINT, owner_of, owners_wit
 
 
 def check_owner(store: ObjectStore, control: Control) -> bool:
-    """Raise `WrongVault` where another database has this prefix; tells whether it is marked as ours.
+    """Raise `WrongVault` where another database has this prefix; returns whether it is marked as ours.
 
     A database that never ran may come to an empty vault only. One that ran may stay where it has an epoch:
     prefixes that were shared before there was this rule.
@@ -55,11 +55,11 @@ def is_sole_owner(store: ObjectStore, owner: uuid.UUID | None) -> bool:
 
 
 def _refused(store: ObjectStore, others: Collection[uuid.UUID]) -> WrongVault:
-    told = []
+    named = []
     for owner in sorted(others):
         mark, _ = read_mark(store, owner)
-        told.append(f"{owner} ({mark.side})" if mark else str(owner))
+        named.append(f"{owner} ({mark.side})" if mark else str(owner))
     return WrongVault(
-        f"{store.identity} belongs to another database: {'; '.join(told)}",
+        f"{store.identity} belongs to another database: {'; '.join(named)}",
         hint=WRONG_VAULT_HINT,
     )

@@ -24,8 +24,8 @@ class View:
     """What the vault holds beside what the ledger says.
 
     ``found`` are own files that the ledger does not name, ``left`` files of jobs that died, ``missing``
-    files that should count and are not there. ``skipped`` tells of objects that are not this database's, or
-    not whole.
+    files that should count and are not there. ``skipped`` are objects that are not this database's, or
+    incomplete.
     """
 
     ledger: dict[str, FileRecord]

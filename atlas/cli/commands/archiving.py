@@ -30,8 +30,8 @@ def archive(
     from atlas.archive import Archiver
 
     age = None if older_than is None else timedelta(days=older_than)
-    with progress("archiving", quiet=json) as tell:
-        report = run(Archiver().run(age, max_rows, dry_run, tell, wait=wait))
+    with progress("archiving", quiet=json) as report_progress:
+        report = run(Archiver().run(age, max_rows, dry_run, report_progress, wait=wait))
 
     def show() -> None:
         verb = "would be archived" if dry_run else "archived"

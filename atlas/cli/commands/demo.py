@@ -53,7 +53,7 @@ def demo(
         2_000, "--videos", min=1, max=200_000, help="Uploads in the fortnight."
     ),
     days: int = typer.Option(14, "--days", min=2, max=60, help="Days to simulate."),
-    seed: int = typer.Option(7, "--seed", help="The same seed gives the same platform."),
+    seed: int = typer.Option(7, "--seed", help="The same seed makes the same platform."),
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:
     """Simulate a fortnight of videos: discover, sample, archive, clean up, read back."""
@@ -64,8 +64,8 @@ def demo(
             "the demo makes and drops a database of its own, which ENV=prod does not allow",
             hint="run `make demo`, or `ENV=dev atlas demo`",
         )
-    with progress("demo", quiet=json) as tell:
-        summary, history = run(run_demo(videos, days, seed, tell))
+    with progress("demo", quiet=json) as report_progress:
+        summary, history = run(run_demo(videos, days, seed, report_progress))
 
     def show() -> None:
         from atlas.cli.commands.reading import show_history
@@ -108,7 +108,7 @@ def demo(
 
 
 async def run_demo(
-    videos: int, days: int, seed: int, tell: Progress
+    videos: int, days: int, seed: int, report_progress: Progress
 ) -> tuple[Summary, list[dict[str, Any]]]:
     """Run the demo on a database and in a vault folder of its own, both made anew."""
     from atlas.adapters.maia import MaiaDAO
@@ -119,14 +119,14 @@ async def run_demo(
     begun = time.monotonic()
     folder = get_settings().atlas_home / "demo-vault"
     shutil.rmtree(folder, ignore_errors=True)
-    tell(0, days, "starting PostgreSQL")
+    report_progress(0, days, "starting PostgreSQL")
     database = await _fresh_database()
     try:
         vault = LocalVault(folder)
         end = datetime.now(UTC)
         simulator = Simulator(seed, videos, end - timedelta(days=days), end)
         fortnight = _Fortnight(MaiaDAO(database, vault), simulator, Summary(videos=videos))
-        await fortnight.live(days, tell)
+        await fortnight.live(days, report_progress)
         await fortnight.summarise(database, vault)
         fortnight.summary.seconds = time.monotonic() - begun
         return fortnight.summary, await fortnight.example(database, vault)
@@ -163,7 +163,7 @@ class _Fortnight:
     summary: Summary
     open_videos: dict[str, datetime] = field(default_factory=dict)
 
-    async def live(self, days: int, tell: Progress) -> None:
+    async def live(self, days: int, report_progress: Progress) -> None:
         """Every day: hunt, sample what is due, and at night archive and clean up."""
         from atlas.cli.simulator import TOPICS
 
@@ -171,13 +171,13 @@ class _Fortnight:
         for day in range(days):
             dawn = self.simulator.start + timedelta(days=day)
             dusk = min(dawn + timedelta(days=1), self.simulator.end)
-            tell(day, days, f"{dawn:%d %b}: hunting")
+            report_progress(day, days, f"{dawn:%d %b}: hunting")
             await self._hunt(dawn, dusk)
-            await self._sample_until(dusk, lambda what, day=day: tell(day, days, what))
-            tell(day, days, f"{dawn:%d %b}: archiving")
+            await self._sample_until(dusk, lambda what, day=day: report_progress(day, days, what))
+            report_progress(day, days, f"{dawn:%d %b}: archiving")
             await self._finish_older_than(dusk - _KEEP_HOT)
             await self._archive(dusk - _KEEP_HOT)
-        tell(days, days, "reading back")
+        report_progress(days, days, "reading back")
 
     async def _hunt(self, since: datetime, until: datetime) -> None:
         from atlas.cli.simulator import TOPICS
@@ -199,10 +199,12 @@ class _Fortnight:
                     await self.dao.update_search_state(term["id"], None, len(items))
                     break
 
-    async def _sample_until(self, dusk: datetime, tell: Any) -> None:
+    async def _sample_until(self, dusk: datetime, report_progress: Any) -> None:
         """Trackers: claim what is due, earliest first, and sample each video as of when it was due."""
         while batch := await self.dao.fetch_tracking_batch(_SAMPLES_AT_ONCE):
-            tell(f"{batch[0]['next_track_at']:%d %b %H:%M}: {self.summary.samples:,} samples")
+            report_progress(
+                f"{batch[0]['next_track_at']:%d %b %H:%M}: {self.summary.samples:,} samples"
+            )
             await self._sample(batch)
             if batch[0]["next_track_at"] >= dusk:
                 return

@@ -41,7 +41,7 @@ def export(
 
     first, last = spans.span_of(since, until)
     chosen = list(_listed(ids)) + list(_in_file(ids_file))
-    with progress("exporting", quiet=json) as tell:
+    with progress("exporting", quiet=json) as report_progress:
         report = run(
             export_samples(
                 ColdReader() if cold else StatsReader(),
@@ -52,7 +52,7 @@ def export(
                 None if columns is None else list(_listed([columns])),
                 format=format,
                 overwrite=force,
-                progress=tell,
+                progress=report_progress,
             )
         )
     rate = report.rows / report.seconds if report.seconds else 0

@@ -20,7 +20,7 @@ def import_files(
         ...,
         metavar="FILE...",
         help="Files, folders or - (standard input): CSV and its relatives, JSON, JSON lines, Parquet, "
-        "also in gzip, bzip2, xz, zstd or zip. Told by their content.",
+        "also in gzip, bzip2, xz, zstd or zip. The kind is detected from the content.",
     ),
     mapping: list[str] = typer.Option(
         [], "--map", metavar="FIELD=COLUMN", help="Which column holds a field; may be repeated."
@@ -29,7 +29,7 @@ def import_files(
         [],
         "--date-format",
         help="How the times of samples are written (strptime); may be repeated, tried in order. "
-        "Default: told from the whole column. %d.%m also reads 1.1 as 1 October where the column shows "
+        "Default: detected from the whole column. %d.%m also reads 1.1 as 1 October where the column shows "
         "that a spreadsheet dropped the zero of 01.10; %d.%-m never does, %d.%0m always.",
     ),
     published_format: list[str] = typer.Option(
@@ -39,10 +39,10 @@ def import_files(
         None, "--year", min=1970, max=9999, help="The year, for dates without."
     ),
     delimiter: str | None = typer.Option(
-        None, "--delimiter", help="What sets cells apart: one character, or tab. Default: told."
+        None, "--delimiter", help="What separates cells: one character, or tab. Default: detected."
     ),
     encoding: str | None = typer.Option(
-        None, "--encoding", help="The encoding of text, such as cp1252. Default: told."
+        None, "--encoding", help="The encoding of text, such as cp1252. Default: detected."
     ),
     timestamp: str | None = typer.Option(
         None,
@@ -90,8 +90,8 @@ def import_files(
     )
     found = ImportReport()
     try:
-        with progress("importing", quiet=json, in_bytes=True) as tell:
-            run(import_files(db, files, options, progress=tell, report=found))
+        with progress("importing", quiet=json, in_bytes=True) as report_progress:
+            run(import_files(db, files, options, progress=report_progress, report=found))
     except KeyboardInterrupt:
         err.print(
             f"{number(found.samples)} samples are in. Nothing is lost by importing the same again: "

@@ -31,7 +31,7 @@ def get(
     path = Path(name) if output is None else output / name if output.is_dir() else output
     if path.is_dir() or (path.exists() and not force):
         raise _taken(path)
-    with _opened(key) as source, files.told_as_vault_error(str(path)):
+    with _opened(key) as source, files.raised_as_vault_error(str(path)):
         staged = files.stage(
             path.parent, lambda target: shutil.copyfileobj(source, target, _COPY_BYTES)
         )

@@ -45,8 +45,8 @@ def adopt(
             _show(foreseen)
     question = "Any other copy of this database will be refused from now on. Go on?"
     confirm(question, yes=yes, as_json=json)
-    with progress("taking in", quiet=json) as tell:
-        report = run(Archiver().adopt(owner=mark, set_aside=set_aside, progress=tell))
+    with progress("taking in", quiet=json) as report_progress:
+        report = run(Archiver().adopt(owner=mark, set_aside=set_aside, progress=report_progress))
     answer(asdict(report), json, lambda: _show(report))
 
 
@@ -83,8 +83,8 @@ def rebuild(owner: str | None = _OWNER, json: bool = _JSON) -> None:
     """Write the ledger of a database that never archived anew from the files in the vault."""
     from atlas.archive import Archiver
 
-    with progress("reading", quiet=json) as tell:
-        report = run(Archiver().rebuild(_uuid(owner), progress=tell))
+    with progress("reading", quiet=json) as report_progress:
+        report = run(Archiver().rebuild(_uuid(owner), progress=report_progress))
 
     def show() -> None:
         out.print(
@@ -119,8 +119,8 @@ def move(
         f"Everything will be copied to {target.identity}, and this database goes on there. Go on?"
     )
     confirm(question, yes=yes, as_json=json)
-    with progress("copying", quiet=json) as tell:
-        report = run(Archiver().move(target, progress=tell))
+    with progress("copying", quiet=json) as report_progress:
+        report = run(Archiver().move(target, progress=report_progress))
 
     def show() -> None:
         out.print(

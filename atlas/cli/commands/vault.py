@@ -41,8 +41,8 @@ def fsck(
     """Compare the ledger with the store; exit 1 if they differ."""
     from atlas.archive import Archiver
 
-    with progress("checking", quiet=json) as tell:
-        findings = run(Archiver().fsck(deep=deep, progress=tell))
+    with progress("checking", quiet=json) as report_progress:
+        findings = run(Archiver().fsck(deep=deep, progress=report_progress))
 
     def show() -> None:
         if not findings:
@@ -94,8 +94,10 @@ def compact(
         target_bytes = TypeAdapter(ByteSize).validate_python(target)
     except ValidationError:
         raise typer.BadParameter("give a size such as 128MB", param_hint="--target") from None
-    with progress("compacting", quiet=json) as tell:
-        report = run(Archiver().compact(target_bytes=target_bytes, dry_run=dry_run, progress=tell))
+    with progress("compacting", quiet=json) as report_progress:
+        report = run(
+            Archiver().compact(target_bytes=target_bytes, dry_run=dry_run, progress=report_progress)
+        )
 
     def show() -> None:
         if not report.days and not report.failed:
@@ -131,8 +133,8 @@ def restore(
     first, last = spans.span_of(since, until)
     if first is None or last is None:
         raise InvalidInput("both ends are needed", field="since", hint="give --since and --until")
-    with progress("restoring", quiet=json) as tell:
-        report = run(Archiver().restore(first, last, progress=tell))
+    with progress("restoring", quiet=json) as report_progress:
+        report = run(Archiver().restore(first, last, progress=report_progress))
     text = (
         f"{number(report.rows)} samples are hot, {number(report.restored)} of them were missing; "
         f"pinned from {moment(report.pinned_from)} to {moment(report.pinned_until)} UTC"
@@ -183,8 +185,8 @@ def forget(
         return _show_known(counts, json)
     question = f"{len(ids)} videos will be erased everywhere. This cannot be undone. Go on?"
     confirm(question, yes=yes, as_json=json)
-    with progress("erasing", quiet=json) as tell:
-        receipt = run(Archiver().forget(video_ids, progress=tell))
+    with progress("erasing", quiet=json) as report_progress:
+        receipt = run(Archiver().forget(video_ids, progress=report_progress))
 
     def show() -> None:
         hot = receipt.hot

@@ -160,7 +160,7 @@ class Endpoints:
             log.warning("event_endpoint_unsigned", endpoint=name, hint="give it a secret")
         async with self._bus.database.transaction() as session:
             endpoint = await EventEndpoints(session).add(new)
-            await self._tell(session, "endpoint.added", endpoint)
+            await self._emit(session, "endpoint.added", endpoint)
         return endpoint
 
     async def list(self) -> list[Endpoint]:
@@ -180,7 +180,7 @@ class Endpoints:
             changed = await EventEndpoints(session).enable(endpoint.id)
             if changed:
                 await EventDeliveries(session).make_due(endpoint.id)
-                await self._tell(session, "endpoint.enabled", endpoint)
+                await self._emit(session, "endpoint.enabled", endpoint)
         return changed
 
     async def disable(self, name: str, reason: str = "disabled by an operator") -> bool:
@@ -189,7 +189,7 @@ class Endpoints:
             endpoint = await EventEndpoints(session).get(name)
             changed = await EventEndpoints(session).disable(endpoint.id, reason)
             if changed:
-                await self._tell(session, "endpoint.disabled", endpoint, reason=reason, held=True)
+                await self._emit(session, "endpoint.disabled", endpoint, reason=reason, held=True)
         return changed
 
     async def remove(self, name: str) -> int:
@@ -199,7 +199,7 @@ class Endpoints:
         async with self._bus.database.transaction() as session:
             endpoint = await EventEndpoints(session).remove(name)
             discarded = await EventDeliveries(session).discard(endpoint.id)
-            await self._tell(session, "endpoint.removed", endpoint, discarded=discarded)
+            await self._emit(session, "endpoint.removed", endpoint, discarded=discarded)
         return discarded
 
     async def rotate(self, name: str, next_secret: str | None) -> None:
@@ -238,5 +238,5 @@ class Endpoints:
         async with self._bus.database.transaction() as session:
             await EventEndpoints(session).remove_route(route_id)
 
-    async def _tell(self, session: Any, event_type: str, endpoint: Endpoint, **facts: Any) -> None:
+    async def _emit(self, session: Any, event_type: str, endpoint: Endpoint, **facts: Any) -> None:
         await self._bus.emit(event_type, endpoint.name, facts, session=session)

@@ -31,7 +31,7 @@ log = get_logger(__name__)
 BODY_LIMIT = 20_000
 GONE = 410
 
-#: What tells people: ``await notify(title, description, channel)``; True once it is sent. The
+#: Sends a notification: ``await notify(title, description, channel)``; True once it is sent. The
 #: notifier's ``send``.
 Notify = Callable[[str, str, AlertChannel], Awaitable[bool]]
 #: What a rule's target ``handler:NAME`` calls.
@@ -97,7 +97,7 @@ class HttpSender:
 
 @dataclass(frozen=True, slots=True)
 class NotifySender:
-    """Tells people in a channel, through the port."""
+    """Notifies the people in a channel, through `Notify`."""
 
     notify: Notify
     channel: AlertChannel

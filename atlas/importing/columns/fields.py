@@ -98,7 +98,7 @@ class ColumnMapping:
 
 
 def recognised(header: Iterable[str], columns: Mapping[str, str] = {}) -> dict[str, list[str]]:
-    """For each field the columns that may hold it, the likeliest first; ``columns`` are told by a person."""
+    """For each field the columns that may hold it, likeliest first; ``columns``: the user's own mapping."""
     names = [name for name in header if 0 < len(name) <= _LONGEST]
     found: dict[str, list[str]] = {}
     for field in FIELDS:

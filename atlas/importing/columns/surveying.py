@@ -19,7 +19,7 @@ from atlas.importing.options import Options
 
 #: Values of a column that are looked at to see whether it holds ids; moments that are kept as a sample.
 _LOOKED_AT, _SAMPLED = 2_000, 4_096
-#: Dates of which the order of the parts is to be told; full ISO 8601 says nothing more.
+#: Dates whose order of parts is to be detected; full ISO 8601 adds no information.
 _UNCERTAIN = r"^\d{1,4}[./-]\d{1,2}(?:[./-]\d{1,4}.*)?$"
 _CERTAIN = r"^\d{4}-(?:0\d|1[0-2])-\d\d"
 

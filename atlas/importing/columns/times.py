@@ -140,7 +140,7 @@ class Survey:
 
 def _question(option: str, what: str, hint: str) -> InvalidInput:
     return InvalidInput(
-        f"the order of day and month cannot be told from the column: {what}",
+        f"the order of day and month cannot be detected from the column: {what}",
         field=option.removeprefix("--"),
         hint=hint,
     )

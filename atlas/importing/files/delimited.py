@@ -25,7 +25,7 @@ from atlas.importing.files.text import BROKEN
 
 #: Characters of the longest record, and lines that one may go over.
 RECORD, LINES = 1 << 20, 10_000
-#: Characters that the dialect is told from.
+#: Characters that the dialect is detected from.
 _HEAD = 1 << 16
 _BLANK = frozenset(("\n", "\r\n", "\r"))
 _ID = re.compile(r"['\"]?(?:[A-Za-z0-9_-]{11}|.*[=/][A-Za-z0-9_-]{11}.*)['\"]?")
@@ -130,7 +130,7 @@ def read_delimited(
     found: Callable[[Head], None] = lambda head: None,
     source: int = 0,
 ) -> Iterator[pa.Table]:
-    """The rows of a text in batches; ``found`` is told the dialect and the header."""
+    """The rows of a text in batches; ``found`` receives the dialect and the header."""
     text = ""
     for block in blocks:
         text += block

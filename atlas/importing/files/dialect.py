@@ -67,7 +67,7 @@ class Head:
 
 
 def look(head: str, delimiter: str | None, columns: Mapping[str, str]) -> Head:
-    """Tell dialect and header from the beginning of the text. Raises `InvalidInput` where there is none."""
+    """Detect dialect and header from the beginning of the text. Raises `InvalidInput` where there is none."""
     lines = split_lines(head)
     skipped = 0
     while lines and not lines[0].strip():
@@ -140,8 +140,8 @@ def _fit(
     for at, (_, row) in enumerate(rows[:_HEADER_LINES]):
         names = _names(row)
         known = recognised(names)
-        told = sum(normalised(one) in wanted for one in names)
-        score = (float(told), "video_id" in known, float(len(known)), -at)
+        mapped = sum(normalised(one) in wanted for one in names)
+        score = (float(mapped), "video_id" in known, float(len(known)), -at)
         if any(names) and (best is None or score > best[0]):
             best = score, at
     if best is None:

@@ -1,4 +1,4 @@
-"""Opening what is to be imported: files, folders, archives and standard input, told by their content.
+"""Opening what is to be imported: files, folders, archives and standard input, detected by their content.
 
 Compression is peeled off layer by layer, in bounded memory. What is no table is refused by its kind
 (`refuse`), never by showing what it holds.
@@ -170,7 +170,7 @@ def _is_meant(path: Path, folder: Path) -> bool:
 
 @contextmanager
 def opened(path: Path, count: Count, *, lenient: bool = False) -> Iterator[Iterator[Source]]:
-    """The tables of one file, one after the other; ``count`` is told the bytes that were read.
+    """The tables of one file, one after the other; ``count`` receives the number of bytes read.
 
     Raises `InvalidInput` for what cannot be read.
     """
@@ -306,7 +306,7 @@ def _seekable(content: io.BufferedReader[Any], stack: ExitStack) -> io.BufferedR
 
 
 class _Counted(io.RawIOBase):
-    """A file that tells how much of it was read."""
+    """A file that reports how many bytes of it were read."""
 
     def __init__(self, file: Any, count: Count) -> None:
         self.file, self.count, self.position = file, count, 0

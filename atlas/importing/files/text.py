@@ -1,4 +1,4 @@
-"""From bytes to text: the encoding, told by content, and what may be shown of it.
+"""From bytes to text: the encoding, detected from the content, and what may be shown of it.
 
 A byte that is no text in the encoding becomes `BROKEN`: it costs the cell that it stands in, and no more.
 """
@@ -27,7 +27,8 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: Encodings of exports, as Windows widened them where it did; what is told apart by frequency of characters.
+#: Encodings of exports, in Windows' extended versions where there are any; distinguished by the frequency of
+#: characters.
 _LEGACY = [
     "cp932",
     "euc_jp",

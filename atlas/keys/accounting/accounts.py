@@ -284,7 +284,7 @@ class Accounts:
         )
 
     def first_notice(self, name: str, until: datetime) -> bool:
-        """Whether nobody in this process has told people of it since; they are not told before ``until``."""
+        """Whether the caller sends this notice: True once in this process until ``until``."""
         with self._lock:
             first = self._notices.get(name, self.now()) <= self.now()
             if first:

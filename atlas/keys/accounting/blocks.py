@@ -51,7 +51,7 @@ _Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Block | None]", int]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is to be told the database of a block, as of one moment."""
+    """What is to be written to the database of a block, as of one moment."""
 
     block: Block
     total: int
@@ -73,7 +73,7 @@ def _claim(block: Block, *, last: bool) -> Claim:
 
 
 class Blocks:
-    """Thread-safe. ``today`` is the Pacific day; ``wake`` is called when units are asked for."""
+    """Thread-safe. ``today`` is the Pacific day; ``wake`` is called when units are requested."""
 
     def __init__(self, today: Callable[[], date]) -> None:
         self._today = today
@@ -110,7 +110,7 @@ class Blocks:
             raise
 
     def give_back(self, block: Block, units: int, *, spent: bool) -> None:
-        """The request has ended; ``spent`` tells whether the API counted it."""
+        """The request has ended; ``spent``: the API counted it."""
         with self._lock:
             block.in_flight -= units
             if spent:
@@ -145,7 +145,7 @@ class Blocks:
                 self._resolve(block, None)
 
     def due(self, *, everything: bool = False) -> list[Claim]:
-        """What to tell the database now: blocks asked for, about to run out, unsettled, or idle."""
+        """What to write to the database now: blocks requested, about to run out, unsettled, or idle."""
         now, today = time.monotonic(), self._today()
         with self._lock:
             for key, block in list(self._current.items()):
@@ -241,15 +241,15 @@ class Blocks:
         block.waiting.clear()
 
     def _answer(self, waiting: list[_Waiting], block: Block | None) -> None:
-        """Tell each loop once: waking a loop costs more than a request does."""
+        """Wake each loop once: waking a loop costs more than a request does."""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
         for one in waiting:
             by_loop.setdefault(one[0], []).append(one)
         for loop, ours in by_loop.items():
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._tell, ours, block)
+                loop.call_soon_threadsafe(self._resolve_waiting, ours, block)
 
-    def _tell(self, waiting: list[_Waiting], block: Block | None) -> None:
+    def _resolve_waiting(self, waiting: list[_Waiting], block: Block | None) -> None:
         for _, future, units in waiting:
             if not future.done():
                 future.set_result(block)

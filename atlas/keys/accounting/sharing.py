@@ -1,8 +1,8 @@
 """One thread of a process that shares what is known of keys with others, through PostgreSQL.
 
 It reads the small shared set at most once a second, leases blocks of units, settles them, and writes what
-was learnt. While the database is away the process goes on from memory; what it could not tell is told later:
-rests merge and totals grow, so the backlog is bounded and may be told twice.
+was learnt. While the database is away the process goes on from memory; what it could not write is written
+later: rests merge and totals grow, so the backlog is bounded and may be written twice.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ log = get_logger(__name__)
 class Sharing:
     """Joins ``accounts`` with those of other processes. `start` runs it in a thread; simulations call `step`.
 
-    ``at`` gives the time in place of the database's clock.
+    ``at`` replaces the time of the database's clock.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Sharing:
             atexit.register(self.close)
 
     def wake(self) -> None:
-        """Something is to be told or asked now."""
+        """Write and read what is due now."""
         self.start()
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has just ended
@@ -122,7 +122,7 @@ class Sharing:
         return await self._in_thread(claim) or False
 
     async def claim_notice(self, name: str, until: datetime) -> bool:
-        """Whether this process is the one that tells people; True if that cannot be learnt."""
+        """Whether this process sends the notice; True if that cannot be determined."""
 
         async def claim() -> bool:
             async with self._database.autocommit() as session:
@@ -145,7 +145,7 @@ class Sharing:
         return bus_of(self._database)
 
     async def flush(self) -> None:
-        """Tell everything now: this process is about to end."""
+        """Write everything now: this process is about to end."""
         await self._in_thread(lambda: self.step(everything=True))
 
     async def _in_thread(self, work: Callable[[], object]) -> bool | None:
@@ -197,7 +197,7 @@ class Sharing:
         return QUIET_SECONDS if quiet else REFRESH_SECONDS
 
     async def step(self, *, everything: bool = False) -> None:
-        """Tell and ask what is due, and read the shared set if a second has passed. Never raises."""
+        """Write and read what is due, and the shared set if a second has passed. Never raises."""
         async with self._one_step:
             await self._step(everything)
 

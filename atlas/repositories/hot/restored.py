@@ -54,7 +54,7 @@ class Pins:
         return [Pin(since, until) for since, until in rows]
 
     async def add(self, pin: Pin) -> Pin:
-        """Pin a span, as one with those that it touches; gives the whole of it."""
+        """Pin a span, as one with those that it touches; returns the whole of it."""
         touching = [
             one for one in await self.all() if one.since <= pin.until and pin.since <= one.until
         ]

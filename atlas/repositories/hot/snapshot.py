@@ -115,7 +115,7 @@ class Selection:
 class ColdFile:
     """A live file of the ledger, or an appended one found in the vault (``row_count`` not known).
 
-    ``in_ledger`` tells that no other object will ever have this name. ``byte_size`` None: not known.
+    ``in_ledger``: no other object will ever have this name. ``byte_size`` None: not known.
     Of an appended one: when it ``arrived``, by the store's clock where known, and when it was ``seen``.
     """
 
@@ -135,10 +135,10 @@ class Snapshot:
     """Hot and sealed rows (`HOT_SCHEMA`, in no order) and the cold files of the same moment.
 
     ``files`` are those that can hold selected rows, ``skipped`` counts the others. ``hot_from`` is where
-    the oldest attached partition begins (None: there is none). ``metrics_seen`` tells that the vault was
-    ever found to hold appended metrics. ``adopted`` are appended files whose rows have moved into files
-    of the ledger; ``forgotten`` are ids whose rows do not count wherever they still lie, ``erased`` those
-    that are known by their hashes alone. ``is_new`` tells that this database never had a vault.
+    the oldest attached partition begins (None: there is none). ``metrics_seen``: the vault was
+    at some time found to hold appended metrics. ``adopted`` are appended files whose rows have moved into
+    files of the ledger; ``forgotten`` are ids whose rows do not count wherever they still lie, ``erased``
+    those that are known by their hashes alone. ``is_new``: this database never had a vault.
     """
 
     hot: pa.Table
@@ -201,7 +201,7 @@ def read_snapshot(libpq_url: str, selection: Selection) -> Snapshot:
 
 
 async def remember_metrics(session: AsyncSession) -> None:
-    """Note that the vault holds appended metrics; gives way at once to whoever holds the row."""
+    """Note that the vault holds appended metrics; waits for the row's lock for at most 100 ms."""
     await session.execute(text("SET LOCAL lock_timeout = '100ms'"))
     await session.execute(
         text("UPDATE archive_control SET metrics_seen = true WHERE id = 1 AND NOT metrics_seen")

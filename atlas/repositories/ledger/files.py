@@ -297,7 +297,7 @@ class LedgerWriter(LedgerReader):
             await self.session.execute(text(f"DROP TABLE {identifier(file.relation)}"))
 
     async def send_back(self, file: FileRecord, object_key: str) -> FileRecord:
-        """Any open state -> sealed, under a new object name; gives the old name as a retired file.
+        """Any open state -> sealed, under a new object name; returns the old name as a retired file.
 
         What lies there was never read by anybody, and is remembered until it is deleted: one that cannot be
         decoded has no owner's mark, and clean-up would leave it.

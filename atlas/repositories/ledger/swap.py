@@ -94,8 +94,8 @@ class Replacement(LedgerWriter):
     async def gone(self, files: Sequence[FileRecord]) -> None:
         """retired -> gone, once the objects were deleted.
 
-        Adopted files leave the ledger, because there are many; not at once, so that a reader can tell
-        that one it did not find was adopted while it looked.
+        Adopted files leave the ledger, because there are many; not at once, so that a reader can
+        see that a file it did not find was adopted while it looked.
         """
         await self.session.execute(
             update(ArchiveFile)

@@ -79,7 +79,7 @@ class Outbox:
         """A write was made: the next ones may wait for company."""
         self._pause = 0.0
         if self._pace.seconds:
-            with files.told_as_vault_error(str(self._last)):
+            with files.raised_as_vault_error(str(self._last)):
                 files.make_folder(self._last.parent)
                 self._last.touch(mode=0o600)
 
@@ -113,7 +113,7 @@ class Outbox:
         self.keep(len(names), unavailable)
 
     def flush(self) -> int:
-        """Deliver everything that waits; gives the number of files. Raises `VaultError`."""
+        """Deliver everything that waits; returns the number of files. Raises `VaultError`."""
         delivered = 0
         with self._delivering(_FLUSH_SECONDS):
             while documents := self._spool.documents.deliver(self._store, self._pace.batch):
@@ -217,7 +217,7 @@ class Outbox:
     @contextlib.contextmanager
     def _delivering(self, seconds: float) -> Iterator[None]:
         """One process at a time: a document that was overtaken must not arrive after its successor."""
-        with files.told_as_vault_error(str(self._lock)):
+        with files.raised_as_vault_error(str(self._lock)):
             files.make_folder(self._lock.parent)
             lock = FileLock(self._lock, timeout=seconds, mode=0o600)
             try:

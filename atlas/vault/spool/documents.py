@@ -67,7 +67,7 @@ class Documents:
             target.write(f"{key}\n".encode())
             shutil.copyfileobj(source, target, _COPY_BYTES)
 
-        with files.told_as_vault_error(str(self._folder)):
+        with files.raised_as_vault_error(str(self._folder)):
             files.make_folder(self._folder)
             staged = files.stage(self._folder, write)
             try:
@@ -83,7 +83,7 @@ class Documents:
 
     def get(self, key: str) -> bytes | None:
         """The content that waits for that path, or None."""
-        with files.told_as_vault_error(key):
+        with files.raised_as_vault_error(key):
             try:
                 with self._path(key).open("rb") as file:
                     file.readline()
@@ -102,7 +102,7 @@ class Documents:
     def waiting(self) -> list[Path]:
         """The files, oldest first."""
         entries = []
-        with files.told_as_vault_error(str(self._folder)):
+        with files.raised_as_vault_error(str(self._folder)):
             try:
                 listed = [*os.scandir(self._folder)]
             except FileNotFoundError:
@@ -121,9 +121,9 @@ class Documents:
         return len([*self._refused.iterdir()]) if self._refused.is_dir() else 0
 
     def drop_refused(self, wanted: Callable[[str], bool]) -> list[str]:
-        """Remove those whose key is wanted; gives their keys."""
+        """Remove those whose key is wanted; returns their keys."""
         dropped = []
-        with files.told_as_vault_error(str(self._refused)):
+        with files.raised_as_vault_error(str(self._refused)):
             for path in [*self._refused.iterdir()] if self._refused.is_dir() else []:
                 with path.open("rb") as file:
                     key = file.readline().decode().rstrip("\n")
@@ -133,7 +133,7 @@ class Documents:
         return dropped
 
     def deliver(self, store: ObjectStore, most: int) -> int:
-        """Write up to ``most`` waiting documents in one call of the store; gives how many left.
+        """Write up to ``most`` waiting documents in one call of the store; returns how many left.
 
         Raises `VaultError`; what was not delivered stays. One that the store refuses for good does not hold
         up the others: it is put aside.
@@ -176,7 +176,7 @@ class Documents:
         return len(batch)
 
     def _leave(self, batch: list[_Waiting], aside: Path | None = None) -> None:
-        with files.told_as_vault_error(str(self._folder)), self._turn():
+        with files.raised_as_vault_error(str(self._folder)), self._turn():
             for one in batch:
                 if not one.is_the_one_at(one.path):
                     continue

@@ -70,7 +70,7 @@ class Spool:
         self._lock = threading.Lock()
 
     def add(self, new: Sequence[MetricsFile]) -> list[str]:
-        """Keep files on the disk, but for those delivered within a week; gives the names of new ones.
+        """Keep files on the disk, but for those delivered within a week; returns the names of new ones.
 
         Raises `VaultFull`, `VaultDenied` or `VaultError`; files before the one that failed are kept.
         """
@@ -82,7 +82,7 @@ class Spool:
                 continue
             name = _name(file)
             if not self._knows(name):
-                with files.told_as_vault_error(str(self._pending)):
+                with files.raised_as_vault_error(str(self._pending)):
                     files.make_folder(self._pending)
                     staged = files.stage(self._pending, file.write)
                     try:
@@ -106,11 +106,11 @@ class Spool:
         return None if changed is None else file.after(changed)
 
     def _knows(self, name: str) -> bool:
-        with files.told_as_vault_error(str(self._pending)):
+        with files.raised_as_vault_error(str(self._pending)):
             return (self._pending / name).exists() or self._is_delivered(name)
 
     def deliver(self, store: ObjectStore, most: int | None = None) -> int:
-        """Put up to ``most`` files that wait into the store; gives how many it has now that it had not.
+        """Put up to ``most`` files that wait into the store; returns how many it has now that it had not.
 
         Raises `VaultError`; what was not delivered stays.
         """
@@ -140,7 +140,7 @@ class Spool:
         """The content that waits under that key, or None."""
         if _KEY.fullmatch(key) is None:
             return self.documents.get(key)
-        with files.told_as_vault_error(key), contextlib.ExitStack() as stack:
+        with files.raised_as_vault_error(key), contextlib.ExitStack() as stack:
             file = self.open_rows(key)
             return None if file is None else stack.enter_context(file).read()
 
@@ -149,7 +149,7 @@ class Spool:
         match = _KEY.fullmatch(key)
         if match is None:
             return None
-        with files.told_as_vault_error(key):
+        with files.raised_as_vault_error(key):
             try:
                 return (self._pending / "_".join(match.groups())).open("rb")
             except FileNotFoundError:
@@ -180,7 +180,7 @@ class Spool:
         )
 
     def _waiting(self) -> list[Path]:
-        with files.told_as_vault_error(str(self._pending)):
+        with files.raised_as_vault_error(str(self._pending)):
             try:
                 entries = sorted(self._pending.iterdir())
             except FileNotFoundError:
@@ -219,7 +219,7 @@ class Spool:
         return 0
 
     def _done(self, name: str) -> None:
-        with files.told_as_vault_error(str(self._delivered)):
+        with files.raised_as_vault_error(str(self._delivered)):
             today = self._delivered / datetime.now(UTC).date().isoformat()
             if not today.exists():
                 files.make_folder(today)

@@ -62,7 +62,7 @@ class Repeats:
         """Remember that the file was appended."""
         folder = self._folder / today.isoformat()
         name = f"{file.seq}_{file.first}_{file.last}_{file.rows_digest}_{file.digest}"
-        with files.told_as_vault_error(str(folder)):
+        with files.raised_as_vault_error(str(folder)):
             if not folder.exists():
                 files.make_folder(folder)
                 forget_days(self._folder, today)
@@ -73,9 +73,9 @@ class Repeats:
         for folder in self._folder.iterdir() if self._folder.is_dir() else ():
             with contextlib.suppress(NotADirectoryError, FileNotFoundError):
                 for found in os.scandir(folder):
-                    if told := _NAME.fullmatch(found.name):
-                        seq, first, last = map(int, told.groups()[:3])
-                        yield _Entry(seq, first, last, told[4], told[5], found.path)
+                    if parts := _NAME.fullmatch(found.name):
+                        seq, first, last = map(int, parts.groups()[:3])
+                        yield _Entry(seq, first, last, parts[4], parts[5], found.path)
 
 
 def forget_days(folder: Path, today: date) -> None:

@@ -1,4 +1,4 @@
-"""What every store does alike: reading through fsspec, and telling failures by the error tree."""
+"""What every store does alike: reading through fsspec, and translating failures into the error tree."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FsspecStore(ABC):
         return self._uri_base + check_key(key)
 
     @abstractmethod
-    def _told(self, key: str) -> AbstractContextManager[None]:
+    def _translated(self, key: str) -> AbstractContextManager[None]:
         """Raise the provider's errors as `VaultError`."""
 
     @abstractmethod
@@ -120,7 +120,7 @@ class FsspecStore(ABC):
         have another size.
         """
         key = check_key(key)
-        with self._told(key):
+        with self._translated(key):
             try:
                 source = self._open(key) if size is None else self._open_known(key, size)
             except (FileNotFoundError, IsADirectoryError):
@@ -128,7 +128,7 @@ class FsspecStore(ABC):
         if size is not None and source.size != size:
             source.close()
             raise CorruptObject(f"{key} has {source.size} bytes, written were {size}", path=key)
-        return cast(BinaryIO, Reader(key, source, self._told))
+        return cast(BinaryIO, Reader(key, source, self._translated))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +159,10 @@ class Reader(io.RawIOBase):
     """Reads an object by ranges: each read is one fetch, whole or a `VaultError`. One thread at a time."""
 
     def __init__(
-        self, key: str, source: Source, told: Callable[[str], AbstractContextManager[None]]
+        self, key: str, source: Source, translated: Callable[[str], AbstractContextManager[None]]
     ) -> None:
         super().__init__()
-        self._key, self._source, self._told = key, source, told
+        self._key, self._source, self._translated = key, source, translated
         self._position = 0
 
     def read(self, size: int | None = -1) -> bytes:
@@ -174,7 +174,7 @@ class Reader(io.RawIOBase):
             return b""
         end = self._position + wanted
         try:
-            with self._told(self._key):
+            with self._translated(self._key):
                 data = self._source.fetch(self._position, end)
         except FileNotFoundError as error:
             if not self._source.seen:
@@ -233,7 +233,7 @@ def taken(key: str) -> ObjectExists:
 
 @contextlib.contextmanager
 def local_copy(source: BinaryIO) -> Iterator[Path]:
-    """A temporary file with what ``source`` gives: uploads are retried, and need sizes and hashes first."""
+    """A temporary copy of ``source``: uploads are retried, and need sizes and hashes first."""
     with workdir("upload") as folder:
         path = folder / "object"
         with path.open("wb") as target:

@@ -39,7 +39,7 @@ class CommitBudget:
         Raises `VaultUnavailable`, whose ``retry_after`` says in how many seconds one is free, and
         `VaultFull`, `VaultDenied` or `VaultError` where the count cannot be kept.
         """
-        with files.told_as_vault_error(str(self._path)):
+        with files.raised_as_vault_error(str(self._path)):
             files.make_folder(self._path.parent)
             try:
                 with FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS, mode=0o600):

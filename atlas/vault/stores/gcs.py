@@ -75,7 +75,7 @@ class GCSStore(FsspecStore):
             _get_file_request = GCSFileSystem._get_file_request.__wrapped__
             _get_file_concurrent = GCSFileSystem._get_file_concurrent.__wrapped__
 
-        with self._told(""), self._key_file_read():
+        with self._translated(""), self._key_file_read():
             return Once(
                 token=self._token,
                 endpoint_url=self._endpoint,
@@ -99,7 +99,7 @@ class GCSStore(FsspecStore):
         """Every object under the folder, in key order."""
         prefix = check_folder(prefix)
         folder = self._root + (f"{prefix}/" if prefix else "")
-        with self._told(prefix):
+        with self._translated(prefix):
             try:
                 found = self.fs.find(folder, detail=True)
             except FileNotFoundError:
@@ -114,13 +114,13 @@ class GCSStore(FsspecStore):
         """Write each object whole, replacing what is there."""
         for key, source in items:
             key = check_key(key)
-            with local_copy(source) as path, self._told(key):
+            with local_copy(source) as path, self._translated(key):
                 self._upload(key, path, uuid.uuid4().hex)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; those already gone are no error."""
         for key in map(check_key, keys):
-            with self._told(key), contextlib.suppress(FileNotFoundError):
+            with self._translated(key), contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(self._root + key)
 
     def compare_and_swap(self, key: str, expected: bytes | None, new: bytes) -> bool:
@@ -144,7 +144,7 @@ class GCSStore(FsspecStore):
         Its MD5 is compared; `VaultUnavailable` where something else arrived.
         """
         key = check_key(key)
-        with self._told(key):
+        with self._translated(key):
             try:
                 headers, content = self.fs.call("GET", self.fs.url(self._root + key))
             except FileNotFoundError:
@@ -170,14 +170,14 @@ class GCSStore(FsspecStore):
     def _settled(self, key: str, mark: str) -> Iterator[None]:
         """No error, if the answer is not known and a look shows that the object is the one written."""
         try:
-            with self._told(key):
+            with self._translated(key):
                 yield
         except VaultUnavailable:
             if not self._is_mine(key, mark):
                 raise
 
     def _is_mine(self, key: str, mark: str) -> bool:
-        """Whether the object is our own. Content cannot tell, another writer may have written the same."""
+        """Whether the object is our own. Content is no proof: another writer may have written the same."""
         entry = self._entry(key)
         return entry is not None and (entry.get("metadata") or {}).get(_MARK) == mark
 
@@ -189,7 +189,7 @@ class GCSStore(FsspecStore):
             self._send(key, path.read_bytes(), mark, "0" if create else None)
             return
         try:
-            # an upload that breaks off leaves nothing: gcsfs gives up the session
+            # an upload that breaks off leaves nothing: gcsfs discards the session
             self.fs.put_file(
                 str(path),
                 self._root + key,
@@ -253,7 +253,7 @@ class GCSStore(FsspecStore):
     def _entry(self, key: str) -> dict[str, Any] | None:
         """The object's resource: one request, where gcsfs's own ``info`` lists beside it."""
         name = (self._root + key).removeprefix(f"{self._bucket}/")
-        with self._told(key):
+        with self._translated(key):
             try:
                 entry: dict[str, Any] = self.fs.call(
                     "GET", "b/{}/o/{}", self._bucket, name, json_out=True
@@ -291,7 +291,7 @@ class GCSStore(FsspecStore):
             ) from None
 
     @contextlib.contextmanager
-    def _told(self, key: str) -> Iterator[None]:
+    def _translated(self, key: str) -> Iterator[None]:
         try:
             yield
         except (VaultError, FileExistsError, FileNotFoundError):
@@ -341,7 +341,7 @@ def _vault_error(error: Exception, key: str, bucket: str) -> VaultError | None:
     where = f"gs://{bucket}, {key}" if key else f"gs://{bucket}"
     if isinstance(error, ChecksumError):
         return VerificationFailed(f"{where}: stored is not what was sent", path=path)
-    # a plain OSError without a number is how gcsfs tells 403, with the service's words
+    # a plain OSError without a number is how gcsfs reports 403, with the service's words
     refused = type(error) is OSError and error.errno is None
     if status in (413, 507) or (refused and "quota" in str(error).lower()):
         return VaultFull(f"{where}: the quota is used up", path=path)

@@ -24,7 +24,7 @@ def _retry_after(error: BaseException) -> float | None:
     return float(said) if said.isdecimal() else None
 
 
-def raise_told(error: Exception, key: str, repo: str) -> NoReturn:
+def raise_translated(error: Exception, key: str, repo: str) -> NoReturn:
     """What the client raised, by status and type; its own text is left out, it may quote the request."""
     import httpx2
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError

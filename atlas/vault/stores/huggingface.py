@@ -23,7 +23,7 @@ from atlas.types import ObjectInfo
 from atlas.vault.layout import CARD, check_folder, check_key
 from atlas.vault.stores.base import FsspecStore, Source, local_copy, taken
 from atlas.vault.stores.commits import CommitBudget
-from atlas.vault.stores.hub_errors import raise_told, status_of
+from atlas.vault.stores.hub_errors import raise_translated, status_of
 from atlas.vault.stores.hub_layout import candidates, completed_card, logical, sharded
 
 log = get_logger(__name__)
@@ -98,7 +98,7 @@ class HuggingFaceStore(FsspecStore):
     def stat(self, key: str) -> ObjectInfo | None:
         """Size of the file at the repository's head and the time of its last commit, or None."""
         key = check_key(key)
-        with self._told(key):
+        with self._translated(key):
             found = self._file(key, self._head(), expand=True)
         if found is None:
             return None
@@ -111,7 +111,7 @@ class HuggingFaceStore(FsspecStore):
         from huggingface_hub.errors import EntryNotFoundError
 
         prefix = check_folder(prefix)
-        with self._told(prefix):
+        with self._translated(prefix):
             head = self._head()
             try:
                 found = {
@@ -164,7 +164,7 @@ class HuggingFaceStore(FsspecStore):
         key = check_key(key)
         with local_copy(io.BytesIO(new)) as path:
             for _ in range(_ROUNDS):
-                with self._told(key):
+                with self._translated(key):
                     head = self._head()
                     if self._read(key, head) != expected:
                         return False
@@ -206,7 +206,9 @@ class HuggingFaceStore(FsspecStore):
             try:
                 hf_raise_for_status(response)
             except EntryNotFoundError:
-                raise FileNotFoundError(key) from None  # `_told` judges by the status of a cause
+                raise FileNotFoundError(
+                    key
+                ) from None  # `_translated` judges by the status of a cause
             return bytes(response.content)
 
         return Source(size, fetch, seen=False)
@@ -252,7 +254,7 @@ class HuggingFaceStore(FsspecStore):
         # a person's own card is completed by the commit after his
         card = self._card_due and any(files.values()) and CARD not in map(self._path, files)
         for _ in range(_ROUNDS):
-            with self._told(name):
+            with self._translated(name):
                 head = self._head()
                 wanted = [path for paths in places.values() for path in paths]
                 there = self._files([*wanted, CARD] if card else wanted, head)
@@ -329,7 +331,7 @@ class HuggingFaceStore(FsspecStore):
                     self.api.preupload_lfs_files(self._repo, [operation], repo_type="dataset")
 
     def _has_commit(self, mark: str) -> bool:
-        """Whether our commit is in the history. Files cannot tell: another writer's may be the same."""
+        """Whether our commit is in the history. Files are no proof: another writer's may be the same."""
         commits = self.api.list_repo_commits(self._repo, repo_type="dataset")
         return any(mark in f"{commit.title} {commit.message}" for commit in commits)
 
@@ -337,7 +339,7 @@ class HuggingFaceStore(FsspecStore):
         return VaultUnavailable(f"{self._repo}: other writers were first {_ROUNDS} times", path=key)
 
     @contextlib.contextmanager
-    def _told(self, key: str) -> Iterator[None]:
+    def _translated(self, key: str) -> Iterator[None]:
         try:
             yield
         except VaultError:
@@ -345,7 +347,7 @@ class HuggingFaceStore(FsspecStore):
         except Exception as error:
             if isinstance(error, FileNotFoundError) and status_of(error) is None:
                 raise
-            raise_told(error, key, self._repo)
+            raise_translated(error, key, self._repo)
 
 
 def _addition(path_in_repo: str, source: Path | bytes) -> Any:

@@ -61,7 +61,7 @@ class LocalStore(FsspecStore):
     def stat(self, key: str) -> ObjectInfo | None:
         """Size and time of the file, or None."""
         key = check_key(key)
-        with self._told(key):
+        with self._translated(key):
             try:
                 found = self._path(key).stat()
             except FileNotFoundError:
@@ -74,7 +74,7 @@ class LocalStore(FsspecStore):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Every file under the folder, in key order; hidden names are not objects."""
         prefix = check_folder(prefix)
-        with self._told(prefix):
+        with self._translated(prefix):
             folder = self._path(prefix) if prefix else self.root
             if folder.is_dir():
                 yield from self._walk(prefix, folder)
@@ -85,7 +85,7 @@ class LocalStore(FsspecStore):
         """Write each file whole, replacing what is there."""
         for key, source in items:
             key = check_key(key)
-            with self._told(key):
+            with self._translated(key):
                 path = self._path(key)
                 staged = self._stage(path, source)
                 with _unless_named(staged), self._lock():
@@ -95,7 +95,7 @@ class LocalStore(FsspecStore):
     def delete(self, keys: Iterable[str]) -> None:
         """Remove files; those already gone are no error."""
         for key in map(check_key, keys):
-            with self._told(key), contextlib.suppress(FileNotFoundError):
+            with self._translated(key), contextlib.suppress(FileNotFoundError):
                 path = self._path(key)
                 if path.exists():
                     with self._lock():
@@ -105,7 +105,7 @@ class LocalStore(FsspecStore):
     def compare_and_swap(self, key: str, expected: bytes | None, new: bytes) -> bool:
         """Replace the file only if its content is ``expected``, against every other process."""
         key = check_key(key)
-        with self._told(key):
+        with self._translated(key):
             path = self._path(key)
             files.make_folder(path.parent)
             with self._lock():
@@ -123,7 +123,7 @@ class LocalStore(FsspecStore):
         return True
 
     def _create(self, key: str, source: BinaryIO) -> None:
-        with self._told(key):
+        with self._translated(key):
             path = self._path(key)
             if path.exists():
                 raise taken(key)
@@ -155,8 +155,8 @@ class LocalStore(FsspecStore):
             self._missing()
             raise FileNotFoundError(key) from None
 
-    def _told(self, key: str) -> AbstractContextManager[None]:
-        return files.told_as_vault_error(key or str(self.root))
+    def _translated(self, key: str) -> AbstractContextManager[None]:
+        return files.raised_as_vault_error(key or str(self.root))
 
     def _path(self, key: str) -> Path:
         path = self.root / key

@@ -60,7 +60,7 @@ class MemoryStore(FsspecStore):
         for key, source in items:
             key = check_key(key)
             data = source.read()
-            with self._told(key), _LOCK:
+            with self._translated(key), _LOCK:
                 self.fs.pipe_file(self._root + key, data)
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -80,7 +80,7 @@ class MemoryStore(FsspecStore):
 
     def _create(self, key: str, source: BinaryIO) -> None:
         data = source.read()
-        with self._told(key), _LOCK:
+        with self._translated(key), _LOCK:
             if self.fs.isfile(self._root + key):
                 raise taken(key)
             self.fs.pipe_file(self._root + key, data)
@@ -90,5 +90,5 @@ class MemoryStore(FsspecStore):
         data: bytes = self.fs.cat_file(self._root + key)
         return Source(len(data), lambda start, end: data[start:end])
 
-    def _told(self, key: str) -> AbstractContextManager[None]:
-        return files.told_as_vault_error(key)
+    def _translated(self, key: str) -> AbstractContextManager[None]:
+        return files.raised_as_vault_error(key)

@@ -37,8 +37,8 @@ class PatientStore:
 
     All of them may be: a write that creates meets its own object as `ObjectExists` if the store could not
     settle what became of it, and a swap whose content is there after an unclear answer has
-    succeeded. A call that did not end in time is left to its thread: what it may still write its
-    caller has been told is unclear.
+    succeeded. A call that did not end in time is left to its thread. What it may still write has been
+    reported to the caller as unclear.
     """
 
     def __init__(self, store: ObjectStore) -> None:
@@ -70,7 +70,7 @@ class PatientStore:
     def put_files(self, items: Sequence[tuple[str, Path]]) -> None:
         size = 0
         for _, path in items:
-            with contextlib.suppress(FileNotFoundError):  # the store's own to tell
+            with contextlib.suppress(FileNotFoundError):  # the store itself reports it
                 size += path.stat().st_size
         self._patiently(lambda: self._store.put_files(items), _time_for(size))
 
@@ -78,7 +78,7 @@ class PatientStore:
         self._patiently(lambda: self._store.put_bytes(key, data, overwrite=overwrite))
 
     def put_many(self, items: Sequence[tuple[str, BinaryIO]]) -> None:
-        # at the end of a program no pool can be had
+        # while the interpreter shuts down no thread pool can be created
         if self._store.batch > 1 or len(items) < 2 or _ending_program():
             self._put_together(items)
             return
@@ -114,7 +114,7 @@ class PatientStore:
         return self._patiently(lambda: self._store.stat(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        # whole: a page in the middle cannot be asked for again
+        # listed eagerly: a failed page cannot be requested again
         return iter(self._patiently(lambda: [*self._store.list(prefix)], READ_SECONDS))
 
     def delete(self, keys: Iterable[str]) -> None:

@@ -46,8 +46,8 @@ def _take_over(json: bool) -> None:
     from atlas.db import db
     from atlas.importing import takeover
 
-    with progress("taking over", quiet=json) as tell:
-        report = run(takeover.take_over(db, tell))
+    with progress("taking over", quiet=json) as report_progress:
+        report = run(takeover.take_over(db, report_progress))
     rows = [(one.table, number(one.rows), number(one.left_out)) for one in report]
 
     def show() -> None:
@@ -104,7 +104,7 @@ def roles(
     reader: str = typer.Option("atlas_reader", help="Who only reads."),
     json: bool = Json,
 ) -> None:
-    """Print the SQL that gives each of three roles what it needs, or run it; repeatable."""
+    """Print the SQL that grants each of three roles what it needs, or run it; repeatable."""
     from atlas.db import db
     from atlas.db.administration.roles import Roles
     from atlas.db.administration.roles import apply as run_grants

@@ -78,7 +78,7 @@ async def examine() -> list[Finding]:
             found[name] = Finding(name, True, f"not checked: see {wrong[0]}", skipped=True)
         else:
             found[name] = await _examine(name, check)
-        if name == "settings" and not found[name].ok:  # nothing else can be told from it
+        if name == "settings" and not found[name].ok:  # no other check can run without them
             break
     return list(found.values())
 
@@ -167,7 +167,7 @@ async def _vault() -> str:
         try:
             if vault.store.get_bytes(key) != content:
                 raise AtlasError(
-                    f"{vault.identity} gives back other content than was written",
+                    f"{vault.identity} returns other content than was written",
                     hint="look at the store's health; do not archive into it",
                 )
         finally:

@@ -129,7 +129,7 @@ def wait(
 async def _wait(pool: Pool, bucket: str, timeout: float | None) -> None:
     loop = asyncio.get_running_loop()
     end = None if timeout is None else loop.time() + timeout
-    told = False
+    announced = False
     while True:
         try:
             async with _known() as (accounts, _):
@@ -146,9 +146,9 @@ async def _wait(pool: Pool, bucket: str, timeout: float | None) -> None:
                     raise reason
         except Unavailable as error:
             reason, pause = error, _TRY_AGAIN
-        if not told:
+        if not announced:
             err.print(f"waiting: {reason}", soft_wrap=True)
-            told = True
+            announced = True
         if end is not None and loop.time() >= end:
             raise reason
         await asyncio.sleep(max(0.1, min(pause, pause if end is None else end - loop.time())))
