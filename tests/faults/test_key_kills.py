@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.servers.quota_api import QuotaAPI
 from tests.support.sql import execute, fetch
 
 ROOT = Path(__file__).resolve().parents[2]
+CHILD = "tests.support.children.keys_child"
 KEYS = [f"AIzaSyFakeFakeFakeFakeFakeFakeFakeKills{n}" for n in range(4)]
 LIMITS = {"general": 120, "search": 12}
 
@@ -37,15 +39,36 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[QuotaAPI, str]]:
         yield api, server.url
 
 
-def start(url: str, method: str = "videos", tasks: int = 3) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.children.keys_child", url, method, str(tasks)],
-        cwd=ROOT,
-        env=dict(os.environ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(api: tuple[QuotaAPI, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts an agent, which is ready and waits for its input to end."""
+    with contextlib.ExitStack() as running:
+
+        def start(method: str = "videos", tasks: int = 3) -> subprocess.Popen[str]:
+            process = running.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", CHILD, api[1], method, str(tasks)],
+                    cwd=ROOT,
+                    env=dict(os.environ),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            running.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            return process
+
+        yield start
+
+
+def begin(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
 
 
 def ended(process: subprocess.Popen[str]) -> list[str]:
@@ -57,12 +80,13 @@ def ended(process: subprocess.Popen[str]) -> list[str]:
 
 
 async def test_killed_agents_lose_no_unit_and_restarted_ones_send_no_refused_call(
-    database: Database, api: tuple[QuotaAPI, str]
+    database: Database, api: tuple[QuotaAPI, str], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    fake, url = api
-    first, second, doomed = start(url), start(url), start(url)
+    fake, _ = api
+    doomed, first, second = start(), start(), start()
+    begin(doomed, first, second)
     assert doomed.stdout is not None
-    for _ in range(10):
+    for _ in range(3):
         assert doomed.stdout.readline() == "answered\n"
     doomed.send_signal(signal.SIGKILL)
     doomed.communicate(timeout=60)
@@ -81,18 +105,18 @@ async def test_killed_agents_lose_no_unit_and_restarted_ones_send_no_refused_cal
 
     refused = sum(fake.refused.values())
     assert refused <= 2 * 2 * 3  # projects, processes, tasks: what was in flight
-    for process in [start(url), start(url)]:
+    for process in [start(), start()]:
         assert ended(process) == []
     assert sum(fake.refused.values()) == refused
 
 
 async def test_a_spent_search_bucket_of_unlabelled_agents_leaves_the_other_units(
-    database: Database, api: tuple[QuotaAPI, str]
+    database: Database, api: tuple[QuotaAPI, str], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    fake, url = api
-    assert len(ended(start(url, "search", 1))) == 24
+    fake, _ = api
+    assert len(ended(start("search", 1))) == 24
     refused = sum(fake.refused.values())
     assert refused <= 2
-    assert ended(start(url, "search", 1)) == []
+    assert ended(start("search", 1)) == []
     assert sum(fake.refused.values()) == refused
-    assert len(ended(start(url, "videos", 2))) == 240
+    assert len(ended(start("videos", 2))) == 240

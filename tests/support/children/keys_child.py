@@ -1,6 +1,7 @@
 """An agent of the platform as a process: plain exceptions, no bucket named, ended by SystemExit.
 
-Arguments: the API's address, the method, how many tasks. Prints how many answers it had.
+Arguments: the API's address, the method, how many tasks. Waits for a line or the end of its input, so that
+several begin at once. Prints how many answers it had.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from tests.support.servers.quota_api import call_as_agents_do
 
 async def main(url: str, method: str, tasks: int) -> None:
     executor = HydraExecutor(KeyRing("hunting"), agent_name="hunter")
+    print("ready", flush=True)
+    sys.stdin.readline()
     async with aiohttp.ClientSession() as session:
 
         async def make_request(key: str) -> object:
