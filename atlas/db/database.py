@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
@@ -137,7 +137,7 @@ class Database:
 
     async def _open_session(self, stack: AsyncExitStack) -> AsyncSession:
         engine = await self.engine()
-        stack.push(_translate_pool_timeout)
+        stack.push(_translate_sqlalchemy)
         return await stack.enter_async_context(AsyncSession(engine, expire_on_commit=False))
 
     async def engine(self) -> AsyncEngine:
@@ -288,8 +288,9 @@ def _engine_options(target: Target, overrides: dict[str, Any]) -> dict[str, Any]
     return {**options, **overrides, "connect_args": arguments}
 
 
-def _translate_pool_timeout(_: object, error: BaseException | None, __: object) -> None:
-    if isinstance(error, PoolTimeout):
+def _translate_sqlalchemy(_: object, error: BaseException | None, __: object) -> None:
+    """Make what SQLAlchemy raises by itself, without a statement, one of the tree."""
+    if isinstance(error, PoolTimeout | PendingRollbackError):
         raise translate(error) or error from error
 
 

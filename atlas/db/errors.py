@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from atlas.errors import (
@@ -19,6 +19,9 @@ from atlas.errors import (
     DatabaseUnavailable,
     MigrationsPending,
 )
+
+#: SQLAlchemy's code for a transaction whose connection has gone.
+_CONNECTION_LOST = "8s2b"
 
 #: Codes and two-letter classes after which the same unit of work may succeed, with what to say.
 _TRANSIENT: dict[str, str | None] = {
@@ -99,6 +102,8 @@ def translate(
         return None
     if isinstance(error, PoolTimeout):
         return pool_timeout()
+    if isinstance(error, PendingRollbackError) and error.code == _CONNECTION_LOST:
+        return DatabaseUnavailable(f"the connection to {where} broke within the transaction")
     driver = _driver_error(error)
     if isinstance(driver, asyncpg.exceptions.InternalClientError):
         return DatabaseUnavailable(f"the connection to {where} broke")

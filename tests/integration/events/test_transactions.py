@@ -10,9 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.db import Database
-from atlas.errors import DatabaseError
+from atlas.errors import DatabaseError, DatabaseUnavailable
 from atlas.events import Event, EventBus
 from tests.support.events import rows
+from tests.support.sql import execute
 
 
 class Undo(Exception):
@@ -150,3 +151,25 @@ async def test_emitting_does_not_flush_the_callers_objects(
         session.expunge(pending)
         await session.commit()
     assert [row.event_type for row in await rows(database)] == ["a"]
+
+
+@pytest.mark.parametrize("then", ["commit", "a statement"])
+async def test_a_connection_that_breaks_under_an_emit_fails_the_transaction_as_unavailable(
+    bus: EventBus, database: Database, then: str
+) -> None:
+    seen: list[Event] = []
+    bus.on("*")(seen.append)
+
+    async def work() -> None:
+        async with database.transaction() as session:
+            pid = await session.scalar(text("SELECT pg_backend_pid()"))
+            await execute(database, "SELECT pg_terminate_backend(:pid)", pid=pid)
+            await bus.emit("a", session=session)
+            if then == "a statement":
+                await session.execute(text("SELECT 1"))
+
+    with pytest.raises(DatabaseUnavailable):
+        await work()
+    await bus.drain()
+    assert seen == []
+    assert await rows(database) == []
