@@ -179,11 +179,13 @@ SET lock_timeout = '2s'
 AS $body$
 DECLARE
     moment timestamptz := clock_timestamp();
+    -- cursors rely on it: a transaction has its xid before it draws a seq
+    own xid8 := pg_current_xact_id();
 BEGIN
     RETURN QUERY
     WITH written AS (
-        INSERT INTO system_events (id, created_at, event_type, entity_id, payload)
-        SELECT e.id, moment, e.type, e.entity, e.payload::jsonb
+        INSERT INTO system_events (id, created_at, txid, event_type, entity_id, payload)
+        SELECT e.id, moment, own, e.type, e.entity, e.payload::jsonb
         FROM unnest(ids, types, entities, payloads) WITH ORDINALITY
              AS e (id, type, entity, payload, n)
         ORDER BY e.n

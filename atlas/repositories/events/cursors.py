@@ -22,6 +22,9 @@ _SERVER = """(SELECT system_identifier FROM pg_control_system()) || '/'
     || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/'
     || (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
+#: The last ``seq`` that was given out.
+_FLOOR = "SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM system_events_seq"
+
 _STATE = f"""
     SELECT name, pattern, enabled, server, since, snapshot::text, floor_seq,
            window_snapshot::text, window_floor, window_at, last_seq, read_at, version,
@@ -89,7 +92,7 @@ class Cursor:
     now_snapshot: str
     now: datetime
     now_server: str
-    #: The sequence's last value, taken before ``now_snapshot``.
+    #: The last ``seq`` that was given out before ``now_snapshot``, and before this transaction had an xid.
     now_floor: int
 
     @property
@@ -142,7 +145,8 @@ class EventCursors:
         """Make the cursor if there is none; a new one begins with what is kept, or at ``since``."""
         await self.session.execute(
             text(
-                "INSERT INTO event_cursors (name, pattern, since) VALUES (:name, :pattern, :since) "
+                "INSERT INTO event_cursors (name, pattern, since, window_floor) "
+                f"SELECT :name, :pattern, CAST(:since AS timestamptz), ({_FLOOR}) "
                 "ON CONFLICT (name) DO UPDATE SET pattern = excluded.pattern, enabled = true "
                 "WHERE event_cursors.pattern <> excluded.pattern OR NOT event_cursors.enabled"
             ),
@@ -162,8 +166,8 @@ class EventCursors:
 
     async def read(self, name: str) -> Cursor | None:
         """The cursor as it is; None if there is none."""
-        # in this order: no transaction that begins after the snapshot has a seq up to the floor
-        floor = await self.session.scalar(text("SELECT last_value FROM system_events_seq"))
+        # before this transaction has an xid: younger ones draw theirs above the floor
+        floor = await self.session.scalar(text(_FLOOR))
         rows = await self.session.execute(text(_STATE), {"name": name})
         row = rows.mappings().one_or_none()
         return None if row is None else Cursor(**row, now_floor=int(floor or 0))
@@ -216,17 +220,17 @@ class EventCursors:
         over = page.scanned < limit
         fallen = cursor.is_elsewhere
         opened = cursor.window_snapshot is None or fallen
-        window = {
-            "window_floor": cursor.now_floor if opened else cursor.window_floor,
-            "window_at": cursor.now if opened else cursor.window_at,
-        }
+        # written by a transaction that had ended before the window's snapshot was taken: who is not in the
+        # snapshot is younger. The floor of this transaction serves the window after this one.
+        window_floor = 0 if fallen else cursor.window_floor
+        window_at = cursor.now if opened else cursor.window_at
         if over:
             values = {
                 "snapshot": cursor.upto,
-                "floor_seq": window["window_floor"],
-                "read_at": window["window_at"],
+                "floor_seq": window_floor,
+                "read_at": window_at,
                 "window_snapshot": None,
-                "window_floor": 0,
+                "window_floor": cursor.now_floor,
                 "window_at": None,
                 "last_seq": 0,
             }
@@ -238,7 +242,8 @@ class EventCursors:
                 "read_at": cursor.read_at,
                 "window_snapshot": cursor.upto,
                 "last_seq": page.last_seq,
-                **window,
+                "window_floor": window_floor,
+                "window_at": window_at,
             }
         if fallen:
             moment = cursor.read_at or cursor.since

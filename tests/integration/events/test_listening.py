@@ -45,6 +45,29 @@ async def test_a_transaction_that_commits_late_is_not_passed_over(
     assert await read(bus) == []
 
 
+@pytest.mark.parametrize("paged", [False, True])
+async def test_the_youngest_transaction_that_commits_late_is_not_passed_over(
+    bus: EventBus, database: Database, paged: bool
+) -> None:
+    options = {"limit": 2} if paged else {}
+    await bus.emit("before")
+    assert await read(bus) == ["before"]
+    await bus.emit_many([("a",), ("b",), ("c",)])
+    async with database.session() as late:
+        # its seq is drawn, and no younger transaction has ended: no snapshot's xmax is above it
+        await bus.emit("late", session=late)
+        assert await read(bus, **options) == ["a", "b", "c"]
+        await late.commit()
+        assert await read(bus, **options) == ["late"]
+
+
+async def test_the_first_event_of_all_comes_to_who_listened_before(bus: EventBus) -> None:
+    assert await read(bus) == []
+    assert await read(bus) == []
+    await bus.emit("first")
+    assert await read(bus) == ["first"]
+
+
 async def test_a_foreign_transaction_holds_nothing_up(bus: EventBus, database: Database) -> None:
     async with database.session() as foreign:
         await foreign.execute(text("CREATE TEMPORARY TABLE work (id int)"))
