@@ -185,6 +185,9 @@ class Deliverer:
         except BaseException:
             self._outcomes = outcomes + self._outcomes  # for the next time
             raise
+        for outcome in outcomes:
+            if (window := self._windows.get(outcome.delivery.endpoint_id)) is not None:
+                window.unrecorded.discard(outcome.delivery.event_id)
 
     async def _refresh(self, client: webhook_client.Client) -> None:
         async with self.database.autocommit() as session:

@@ -54,6 +54,8 @@ class Window:
     #: Nothing is sent: a pause or an end was decided here, and the table may not say so yet.
     closed: bool = False
     counted: int = 0
+    #: Sent, and the outcome not yet in the table: what a kill would repeat, with those under way.
+    unrecorded: set[uuid.UUID] = field(default_factory=set)
 
     def want(self) -> int:
         """How many more deliveries to claim."""
@@ -69,7 +71,9 @@ class Window:
             self._overtake()
         most = self.endpoint.max_in_flight
         limit = most * OVERTAKEN if most > 1 else 1
-        return self.counted < self.width and len(self.attempts) < limit
+        return (
+            self.counted < self.width and len(self.attempts) < limit and len(self.unrecorded) < most
+        )
 
     def begin(self, delivery: Delivery, probe: uuid.UUID | None = None) -> Attempt:
         """A request is sent."""
@@ -81,6 +85,7 @@ class Window:
     def end(self, attempt: Attempt, delivered: bool) -> None:
         """A request is over."""
         del self.attempts[attempt]
+        self.unrecorded.add(attempt.delivery.event_id)
         if not attempt.overtaken:
             self.counted -= 1
         if delivered:
