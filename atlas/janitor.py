@@ -1,26 +1,24 @@
 """The janitor: keeps the database small. Removes finished videos, makes partitions ahead, revives search
 terms, and sends the oldest samples to the vault where HOT_MAX_BYTES is passed.
 
-Doomed videos take the archive's way: their rows are written to the vault and verified, then deleted by id
-and row version in the transaction that makes the file live. A row that changed meanwhile stays.
+Finished rows take the archive's way: they are written to the vault and verified, then deleted by key and row
+version in the transaction that makes the file live. A row that changed meanwhile stays.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
-
-import pyarrow as pa
 
 from atlas.archive.archiver import Archiver
 from atlas.archive.budget import HotTier, hot_tier
-from atlas.archive.export.videos import verify_videos, write_videos
+from atlas.archive.export.finished import move_finished
 from atlas.archive.jobs import begin_job
-from atlas.archive.session import Steps, object_key
 from atlas.config import get_settings
 from atlas.db import Database, db
-from atlas.db.clock import Session, clock
+from atlas.db.clock import clock
 from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError
 from atlas.events import bus_of
@@ -28,19 +26,13 @@ from atlas.logging import get_logger
 from atlas.notifications import notifier
 from atlas.notifications.jobs import note, tracked
 from atlas.parsing import parse_age
-from atlas.repositories.finished_videos import Doomed, DoomedVideo
+from atlas.repositories.finished import FINISHED, FinishedRows
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.stats import EARLIEST
-from atlas.repositories.ledger.files import FileRecord, NewFile
 from atlas.repositories.notifications import ErrorGroups
 from atlas.repositories.search_queue import SearchQueue
 from atlas.scheduling.calendar import Calendar
-from atlas.tables.parquet import VIDEOS_SCHEMA
-from atlas.types import Dataset
 from atlas.vault import Vault, get_vault
-from atlas.vault.layout import transcript_key, visuals_key
-from atlas.vault.offload import offload
-from atlas.vault.temporary import workdir
 
 log = get_logger(__name__)
 
@@ -91,20 +83,21 @@ class Janitor:
             await self._schedule()
             await self._errors()
             await self._relieve()
+        settings = get_settings()
         async with self.database.transaction(read_only=True) as session:
-            now = await clock(session)
-            cutoff = now - age
-            eligible = await _doomed(session, cutoff, safe_only=safe_only).count()
-        if not eligible:
+            cutoff = await clock(session) - age
+            eligible = {
+                kind: await rows.count(rows.finished(cutoff, settings))
+                for kind in FINISHED.values()
+                for rows in [kind(session)]
+            }
+        kinds = [kind for kind, rows in eligible.items() if rows]
+        if not kinds:
             return {"deleted": 0, "reason": "none_eligible"}
         if dry_run:
-            return {"deleted": 0, "dry_run": True, "would_delete": eligible}
-        if safe_only:
-            deleted = await self._archive_and_delete(cutoff)
-        else:
-            async with self.database.transaction() as session:
-                doomed = _doomed(session, cutoff, safe_only=False)
-                deleted = await doomed.delete(await doomed.read())
+            return {"deleted": 0, "dry_run": True, "would_delete": sum(eligible.values())}
+        remove = self._archive_and_delete if safe_only else self._delete
+        deleted = await remove(kinds, cutoff)
         log.info("janitor_run", deleted=deleted, retention_days=days)
         return {
             "deleted": deleted,
@@ -191,63 +184,19 @@ class Janitor:
         async with self.database.transaction(read_only=True) as session:
             return await hot_tier(session)
 
-    async def _archive_and_delete(self, cutoff: datetime) -> int:
-        vault = self._vault or get_vault()
-        store = vault.store
-        async with begin_job(self.database, store, wait=True) as steps:
-            async with self.database.transaction(read_only=True) as session:
-                doomed = await _doomed(session, cutoff, safe_only=True).read()
-            # marked as safe when it was on this machine's disk: the store has to have it
-            waiting = set(await offload(vault.waiting_documents))
-            videos = [
-                video for video in doomed if waiting.isdisjoint(_documents_of(video.values["id"]))
-            ]
-            if not videos:
-                return 0
-            file = await self._announce(steps)
-            with workdir() as folder:
-                path = folder / "videos.parquet"
-                table = _table(videos, file.seq)
-                facts = await offload(write_videos, table, path, steps.footer(file))
-                await steps.put([(file, path)])
-                await steps.written(file, facts)
-                await offload(verify_videos, store, file, facts, folder)
-                await steps.verified(file, facts)
-
-            async def delete(session: Session) -> int:
-                return await _doomed(session, cutoff, safe_only=True).delete(videos)
-
-            return await steps.live(file, delete) or 0
-
-    async def _announce(self, steps: Steps) -> FileRecord:
-        async with self.database.transaction() as session:
-            ledger = await steps.ledger(session)
-            now = await clock(session)
-            day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-            seq = await ledger.next_seq(Dataset.VIDEOS)
-            key = object_key(Dataset.VIDEOS, now, seq)
-            return await ledger.add(
-                NewFile(
-                    Dataset.VIDEOS,
-                    key,
-                    steps.store.identity,
-                    seq,
-                    day,
-                    day + timedelta(days=1),
-                )
+    async def _archive_and_delete(
+        self, kinds: Sequence[type[FinishedRows]], cutoff: datetime
+    ) -> int:
+        vault, settings = self._vault or get_vault(), get_settings()
+        async with begin_job(self.database, vault.store, wait=True) as steps:
+            return sum(
+                [await move_finished(steps, vault, kind, cutoff, settings) for kind in kinds]
             )
 
-
-def _doomed(session: Session, cutoff: datetime, *, safe_only: bool) -> Doomed:
-    days = get_settings().janitor_unfinished_days
-    return Doomed(session, cutoff, safe_only=safe_only, unfinished_days=days)
-
-
-def _documents_of(video_id: str) -> tuple[str, str]:
-    """Where its transcript and its visuals lie."""
-    return transcript_key(video_id), visuals_key(video_id)
-
-
-def _table(videos: list[DoomedVideo], seq: int) -> pa.Table:
-    """The rows, in order of id."""
-    return pa.Table.from_pylist([{**video.values, "seq": seq} for video in videos], VIDEOS_SCHEMA)
+    async def _delete(self, kinds: Sequence[type[FinishedRows]], cutoff: datetime) -> int:
+        deleted, settings = 0, get_settings()
+        for kind in kinds:
+            async with self.database.transaction() as session:
+                rows = kind(session)
+                deleted += await rows.delete(await rows.read(rows.finished(cutoff, settings)))
+        return deleted

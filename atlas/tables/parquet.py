@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atlas.tables.checksum import ChecksummedWriter
-from atlas.tables.sample import KEY, METRICS_SCHEMA, MOMENT, STATS_SCHEMA, numbered
+from atlas.tables.sample import KEY, METRICS_SCHEMA, STATS_SCHEMA
 
 __all__ = [
     "METRICS_SCHEMA",
@@ -18,7 +18,6 @@ __all__ = [
     "STATS_SCHEMA",
     "UNDECODABLE",
     "UNREADABLE",
-    "VIDEOS_SCHEMA",
     "VISUALS_SCHEMA",
     "open_writer",
 ]
@@ -29,27 +28,6 @@ UNDECODABLE: tuple[type[Exception], ...] = (pa.ArrowException, OSError, EOFError
 UNREADABLE: tuple[type[Exception], ...] = (*UNDECODABLE, ValueError)
 #: Rows of a row group at most: what a reader of one video has to fetch and decode.
 ROW_GROUP_ROWS = 32_768
-
-#: Videos that the janitor removed from the database.
-VIDEOS_SCHEMA = numbered(
-    [
-        ("id", pa.string()),
-        ("channel_id", pa.string()),
-        ("title", pa.string()),
-        ("published_at", MOMENT),
-        ("duration", pa.int64()),
-        ("tags", pa.list_(pa.string())),
-        ("category_id", pa.string()),
-        ("default_language", pa.string()),
-        ("wiki_topics", pa.list_(pa.string())),
-        ("discovered_at", MOMENT),
-        ("last_updated_at", MOMENT),
-        ("status", pa.string()),
-        ("has_transcript", pa.bool_()),
-        ("has_visuals", pa.bool_()),
-        ("seq", pa.int64()),
-    ]
-)
 
 #: Frames of one video; ``image`` is the encoded picture as it was given.
 VISUALS_SCHEMA = pa.schema(

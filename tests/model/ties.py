@@ -69,7 +69,7 @@ WRITERS = (
     f"{_HOT}.restored:Pins",
     f"{_HOT}.restored:StagedSamples",
     f"{_HOT}.restored:RestoredSamples",
-    "atlas.repositories.finished_videos:Doomed",
+    "atlas.repositories.finished:FinishedRows",
 )
 
 #: Writing functions without a label of their own, each with its reason.
@@ -86,7 +86,8 @@ UNTIED = {
     "ErasedDigests.met": "an id whose hash is barred: the model has no hashes",
     "StaleSamples.remove": "part of take, in its transaction",
     "StagedSamples.load": "a temporary table",
-    "Doomed.delete": "part of mark_live, in its transaction",
+    "FinishedRows.delete": "part of mark_live, in its transaction",
+    "FinishedRows.delete_archived": "part of take and forward, in their transaction",
 }
 
 #: Steps of the model that no function of Atlas is compared for, each with its reason.

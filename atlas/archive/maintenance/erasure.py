@@ -18,16 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from atlas.archive.export.finished import announce, export_rows
 from atlas.archive.export.samples import read_back
 from atlas.archive.export.slices import Run
-from atlas.archive.export.videos import verify_videos, write_videos
 from atlas.archive.maintenance.compaction import TARGET_BYTES
 from atlas.archive.maintenance.fsck import stored
 from atlas.archive.maintenance.inputs import Input
 from atlas.archive.maintenance.rewrite import NotRewritten, record_file, rewrite
 from atlas.archive.recovery.forgotten import record_erasure
 from atlas.archive.recovery.ownership import SHARED_HINT, is_sole_owner
-from atlas.archive.session import Steps, object_key
+from atlas.archive.session import Steps
 from atlas.db.clock import clock
 from atlas.db.locks import retry_when_locked
 from atlas.errors import CorruptObject, VerificationFailed
@@ -36,8 +36,9 @@ from atlas.reading.appended import appended_files
 from atlas.reading.cold import open_cold
 from atlas.repositories.erasure import ErasedRows, Erasure
 from atlas.repositories.hot.snapshot import ColdFile, Selection
-from atlas.repositories.ledger.files import FileRecord, LedgerReader, NewFile
+from atlas.repositories.ledger.files import FileRecord, LedgerReader
 from atlas.repositories.ledger.swap import Replacement
+from atlas.tables.archived import ArchivedTable, Origin, archived, of_origin
 from atlas.tables.fingerprint import rows_fingerprint
 from atlas.tables.parquet import UNDECODABLE
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
@@ -108,7 +109,8 @@ async def forget(
     found.hot = await _delete_rows(steps, ids)
     log.debug("forget_hot", samples=found.hot.samples)
     await _rewrite_samples(steps, ids, found, report_progress)
-    await _rewrite_videos(steps, ids, found)
+    for table in of_origin(Origin.FINISHED):
+        await _rewrite_finished(steps, table, ids, found)
     await _delete_leftovers(steps, ids, found)
     aside = await _held_aside(steps, ids)
     report_progress(0, None, "documents")
@@ -217,7 +219,7 @@ def _holds(store: ObjectStore, key: str, file: FileRecord | None, ids: Sequence[
     if store.stat(key) is None:
         return False
     # an appended file that was adopted is what it was before: of whatever program
-    is_own = file is not None and file.dataset != Dataset.METRICS
+    is_own = file is not None and archived(file.dataset).origin is not Origin.APPENDED
     cold = ColdFile(key, store.identity, first, last, None, in_ledger=is_own)
     found = open_cold(store, cold, Selection(tuple(ids)), forgiving=True)
     return any(found.read(part).num_rows for part in found.parts)
@@ -236,7 +238,8 @@ async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> 
         files = [
             file
             for file in retired
-            if file.dataset == Dataset.VIDEOS or _holds(store, file.object_key, file, ids)
+            if archived(file.dataset).origin is Origin.FINISHED
+            or _holds(store, file.object_key, file, ids)
         ]
         return files, [info.key for info in objects if info.key in gone]
 
@@ -277,22 +280,24 @@ def _delete_documents(vault: Vault, ids: Sequence[str]) -> list[str]:
     return there + vault.drop_refused(lambda key: key in keys or is_metadata(key))
 
 
-async def _rewrite_videos(steps: Steps, ids: Sequence[str], found: _Found) -> None:
-    """Replace the files of removed videos that hold rows of these."""
+async def _rewrite_finished(
+    steps: Steps, table: ArchivedTable, ids: Sequence[str], found: _Found
+) -> None:
+    """Replace the files of finished rows that hold some of these videos'."""
     async with steps.database.transaction(read_only=True) as session:
-        live = await LedgerReader(session).live_files(Dataset.VIDEOS)
+        live = await LedgerReader(session).live_files(table.dataset)
     selection = Selection(video_ids=tuple(ids))
     for file in live:
         if not selection.may_touch(*_ANY_TIME, file.min_video_id, file.max_video_id):
             continue
         with workdir() as folder:
-            table = await offload(_videos, steps.store, file, folder)
-            if table is None:
+            rows = await offload(_rows_of, steps.store, file, folder)
+            if rows is None:
                 continue
-            mask = pc.is_in(table["id"], value_set=pa.array(list(ids), pa.string()))
-            kept = table.filter(pc.invert(mask))
-            if kept.num_rows < table.num_rows:
-                outputs = await _put_videos(steps, file, kept, folder)
+            mask = pc.is_in(rows[table.video_column], value_set=pa.array(list(ids), pa.string()))
+            kept = rows.filter(pc.invert(mask))
+            if kept.num_rows < rows.num_rows:
+                outputs = await _replace_rows(steps, table, file, kept, folder)
                 async with steps.database.transaction() as session:
                     replacement = Replacement(session, steps.fence)
                     await replacement.hold()
@@ -303,16 +308,16 @@ async def _rewrite_videos(steps: Steps, ids: Sequence[str], found: _Found) -> No
                 found.files.append(
                     ErasedFile(
                         file.object_key,
-                        table.num_rows - kept.num_rows,
-                        rows_fingerprint(table),
+                        rows.num_rows - kept.num_rows,
+                        rows_fingerprint(rows),
                         rows_fingerprint(kept),
                         tuple(one.object_key for one in outputs),
                     )
                 )
 
 
-def _videos(store: ObjectStore, file: FileRecord, folder: Path) -> pa.Table | None:
-    """The rows of a file of videos, checked; None if there is no such object."""
+def _rows_of(store: ObjectStore, file: FileRecord, folder: Path) -> pa.Table | None:
+    """The rows of a file, checked; None if there is no such object."""
     fetched = read_back(store, file.object_key, folder)
     if fetched is None:
         return None
@@ -331,43 +336,17 @@ def _videos(store: ObjectStore, file: FileRecord, folder: Path) -> pa.Table | No
         ) from error
 
 
-async def _put_videos(
-    steps: Steps, old: FileRecord, table: pa.Table, folder: Path
+async def _replace_rows(
+    steps: Steps, table: ArchivedTable, old: FileRecord, rows: pa.Table, folder: Path
 ) -> list[FileRecord]:
-    """Write rows of videos as a new file, up to verified; none where no row is left."""
-    batch_id = uuid.uuid4()
-    files = [await _announce_videos(steps, old, batch_id)] if table.num_rows else []
-    record = BatchRecord(batch_id, (old.object_key,), tuple(file.object_key for file in files))
-    records = [record_file(steps, record, folder)]
+    """Write the rows as a new file, up to verified; none where no row is left."""
+    batch_id, span = uuid.uuid4(), (old.slice_start, old.slice_end)
+    files = [await announce(steps, table, span[0], span, batch_id)] if rows.num_rows else []
+    batch = BatchRecord(batch_id, (old.object_key,), tuple(file.object_key for file in files))
+    records = [record_file(steps, batch, folder)]
+    for file in files:
+        await export_rows(steps, file, rows, folder, batch, records)
     if not files:
         await steps.put([], records)
-        await offload(check_batch, steps.store, steps.owner, record)
-        return []
-    (file,) = files
-    path = folder / "videos.parquet"
-    facts = await offload(write_videos, table, path, steps.footer(file))
-    await steps.put([(file, path)], records)
-    await steps.written(file, facts)
-    await offload(check_batch, steps.store, steps.owner, record)
-    await offload(verify_videos, steps.store, file, facts, folder)
-    await steps.verified(file, facts)
+        await offload(check_batch, steps.store, steps.owner, batch)
     return files
-
-
-async def _announce_videos(steps: Steps, old: FileRecord, batch_id: uuid.UUID) -> FileRecord:
-    async with steps.database.transaction() as session:
-        ledger = await steps.ledger(session)
-        seq = await ledger.next_seq(Dataset.VIDEOS)
-        key = object_key(Dataset.VIDEOS, old.slice_start, seq)
-        return await ledger.add(
-            NewFile(
-                Dataset.VIDEOS,
-                key,
-                steps.store.identity,
-                seq,
-                old.slice_start,
-                old.slice_end,
-                batch_id,
-                merged=True,
-            )
-        )

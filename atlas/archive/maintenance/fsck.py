@@ -18,8 +18,9 @@ from atlas.reading.cold import why_left_out
 from atlas.repositories.hot.snapshot import Selection
 from atlas.repositories.ledger.files import FileRecord
 from atlas.repositories.ledger.swap import Replacement
+from atlas.tables.archived import Origin, archived, of_origin
 from atlas.tables.parquet import UNDECODABLE
-from atlas.types import ArchiveState, Dataset, ObjectInfo, ObjectStore, Progress
+from atlas.types import ArchiveState, ObjectInfo, ObjectStore, Progress
 from atlas.vault.metrics import is_name_of_rows
 from atlas.vault.offload import offload
 from atlas.vault.records import read_condemned
@@ -28,7 +29,7 @@ from atlas.vault.temporary import workdir
 log = get_logger(__name__)
 
 #: Folders whose every file the ledger names. Appended metrics are named by nobody and never touched.
-_LEDGER_FOLDERS = (Dataset.STATS, Dataset.VIDEOS)
+_LEDGER_FOLDERS = tuple(table.dataset for table in of_origin(Origin.HOT, Origin.FINISHED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,11 @@ def was_written_again(store: ObjectStore, file: FileRecord) -> bool:
     first version, may be used again. Such an object is new: it is forgotten, not deleted.
     """
     name = file.object_key.rsplit("/", 1)[-1]
-    if file.dataset != Dataset.METRICS or not file.sha256 or is_name_of_rows(name):
+    if (
+        archived(file.dataset).origin is not Origin.APPENDED
+        or not file.sha256
+        or is_name_of_rows(name)
+    ):
         return False
     with workdir() as folder:
         fetched = read_back(store, file.object_key, folder)

@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from atlas.archive.export.finished import facts_of_rows
 from atlas.archive.export.samples import Bounds, read_back
 from atlas.repositories.ledger.adoption import FoundFile
 from atlas.repositories.ledger.files import FileFacts, NewFile
-from atlas.tables.fingerprint import Fingerprint, rows_fingerprint
+from atlas.tables.archived import ARCHIVED, Origin
+from atlas.tables.fingerprint import Fingerprint
 from atlas.tables.parquet import ROW_GROUP_ROWS, UNDECODABLE
 from atlas.tables.sample import stated_columns
 from atlas.types import Dataset, ObjectStore
@@ -145,17 +147,18 @@ def examine(store: ObjectStore, key: str, folder: Path, sieve: Sieve) -> FoundFi
         footer = _footer(file.metadata.metadata or {}, key, store.identity)
         if footer.owner != sieve.owner:
             raise ValueError(f"it belongs to another database, {footer.owner}")
-        collected: list[dict[str, Any]] = []
-        if footer.new.dataset is Dataset.VIDEOS:
-            table = file.read()
-            collected = table.to_pylist()
-            sieve.see_ids(table["id"])
-            facts = _facts_of_videos(table, path, sha256)
+        finished: list[dict[str, Any]] = []
+        table = ARCHIVED[footer.new.dataset]
+        if table.origin is Origin.FINISHED:
+            rows = file.read()
+            finished = rows.to_pylist()
+            sieve.see_ids(rows[table.video_column])
+            facts = facts_of_rows(rows, table, path, sha256)
         else:
             facts = _facts_of_samples(file, path, sha256, sieve)
     if (facts.row_count, facts.fingerprint) != (footer.rows, footer.fingerprint):
         raise ValueError("its rows do not match its footer")
-    return FoundFile(footer.new, facts, collected)
+    return FoundFile(footer.new, facts, finished)
 
 
 def _footer(metadata: dict[bytes, bytes], key: str, vault: str) -> Footer:
@@ -176,20 +179,6 @@ def _footer(metadata: dict[bytes, bytes], key: str, vault: str) -> Footer:
             uuid.UUID(said["atlas.batch_id"]),
             merged=said.get("atlas.merged") == "true",
         ),
-    )
-
-
-def _facts_of_videos(table: pa.Table, path: Path, sha256: str) -> FileFacts:
-    ids = pc.min_max(table["id"]).as_py()
-    return FileFacts(
-        table.num_rows,
-        path.stat().st_size,
-        sha256,
-        rows_fingerprint(table),
-        None,
-        None,
-        ids["min"],
-        ids["max"],
     )
 
 

@@ -10,7 +10,8 @@ from atlas.logging import get_logger
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.ledger.digests import ErasedDigests
 from atlas.repositories.ledger.files import FileRecord
-from atlas.types import ArchiveState, Dataset, ObjectStore
+from atlas.tables.archived import Origin, archived
+from atlas.types import ArchiveState, ObjectStore
 from atlas.vault.offload import offload
 from atlas.vault.owners import digest
 from atlas.vault.records import erasure_record, put_erasure, read_erasures
@@ -75,11 +76,10 @@ def _among_files(
     """Ids with one of these hashes in the files that count."""
     sieve = Sieve(owner, digests=digests)
     for file in files:
-        if file.state != ArchiveState.LIVE or file.dataset == Dataset.METRICS:
+        if file.state != ArchiveState.LIVE or archived(file.dataset).origin is Origin.APPENDED:
             continue
-        column = "id" if file.dataset == Dataset.VIDEOS else "video_id"
         try:
-            ids_in(store, file.object_key, column, sieve)
+            ids_in(store, file.object_key, archived(file.dataset).video_column, sieve)
         except NOT_WHOLE as error:  # fsck and every read of it say so
             log.error("archive_file_unreadable", key=file.object_key, error=str(error))
     return sieve.met

@@ -70,7 +70,7 @@ class Taken:
         self.files += 1
         self.rows += found.facts.row_count
         self.bytes += found.facts.byte_size
-        self.collected += len(found.collected)
+        self.collected += len(found.finished)
 
 
 async def take_in(

@@ -12,6 +12,7 @@ from atlas.archive.recovery.examination import NOT_WHOLE, Footer, look_at
 from atlas.db import Database
 from atlas.repositories.ledger.adoption import LedgerAdoption
 from atlas.repositories.ledger.files import OPEN_STATES, FileRecord, LedgerReader
+from atlas.tables.archived import Origin, archived
 from atlas.types import ArchiveState, Dataset, ObjectStore
 from atlas.vault.offload import offload
 from atlas.vault.records import read_condemned
@@ -74,7 +75,7 @@ async def look(database: Database, store: ObjectStore, owner: uuid.UUID, *, agai
     counting = [
         file
         for file in ledger.values()
-        if file.state == ArchiveState.LIVE and file.dataset != Dataset.METRICS
+        if file.state == ArchiveState.LIVE and archived(file.dataset).origin is not Origin.APPENDED
     ]
     suspects = [file for file in counting if file.object_key not in there - condemned]
     return View(

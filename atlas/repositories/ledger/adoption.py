@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 
 from atlas.models import ArchiveControl, ArchiveFile, UnclaimedObject
-from atlas.repositories.finished_videos import delete_archived
+from atlas.repositories.finished import FINISHED
 from atlas.repositories.ledger.files import (
     OPEN_STATES,
     FileFacts,
@@ -23,11 +23,11 @@ from atlas.types import ArchiveState, Dataset
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file that was found in the vault and read whole. ``collected`` are the rows of a file of videos."""
+    """A file that was found in the vault and read whole; ``finished``: its rows, unless they are samples."""
 
     new: NewFile
     facts: FileFacts
-    collected: Sequence[Mapping[str, Any]] = ()
+    finished: Sequence[Mapping[str, Any]] = ()
 
 
 class LedgerAdoption(LedgerWriter):
@@ -60,7 +60,7 @@ class LedgerAdoption(LedgerWriter):
     async def take(self, file: FoundFile, vault: str) -> None:
         """Write the ledger row of a file that was found: it counts from the commit on."""
         await self.write(file, vault, ArchiveState.LIVE)
-        await self._collect(file)
+        await self._finish(file)
 
     async def write(self, file: FoundFile, vault: str, state: ArchiveState) -> None:
         """Write the ledger row of a file that was found, in this state."""
@@ -84,10 +84,10 @@ class LedgerAdoption(LedgerWriter):
         )
         await self.session.flush()
 
-    async def _collect(self, file: FoundFile) -> None:
-        """Videos whose rows count in the vault are no longer in the database, and are not collected again."""
-        if file.collected:
-            await delete_archived(self.session, file.collected)
+    async def _finish(self, file: FoundFile) -> None:
+        """Rows that count in the vault are no longer in the database, and videos are not collected again."""
+        if file.finished:
+            await FINISHED[file.new.dataset](self.session).delete_archived(file.finished)
 
     async def forward(self, file: FileRecord, found: FoundFile) -> None:
         """Any open state -> live, for a file without a table whose object was found whole."""
@@ -104,7 +104,7 @@ class LedgerAdoption(LedgerWriter):
                 **{name: getattr(found.facts, name) for name in FileFacts.__slots__},
             )
         )
-        await self._collect(found)
+        await self._finish(found)
 
     async def retire(self, keys: Collection[str]) -> int:
         """live -> retired, for files that others replaced; returns how many."""

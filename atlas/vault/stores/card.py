@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atlas.types import Dataset
+from atlas.tables.archived import ARCHIVED
 
 TEXT = """
 Video statistics kept by Atlas, as tables that `datasets.load_dataset` reads by name: `video_stats`,
@@ -14,12 +14,8 @@ Video statistics kept by Atlas, as tables that `datasets.load_dataset` reads by 
 def tables(prefix: str) -> dict[str, str]:
     """Which files are a table, by its name."""
     return {
-        str(name): f"{prefix}{name}/{folders}*.parquet"
-        for name, folders in (
-            (Dataset.STATS, "*/"),
-            (Dataset.METRICS, "*/*/"),
-            (Dataset.VIDEOS, "*/"),
-        )
+        str(table.dataset): f"{prefix}{table.dataset}/{table.folders}*.parquet"
+        for table in ARCHIVED.values()
     }
 
 

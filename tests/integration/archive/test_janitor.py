@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
 from sqlalchemy import text
 
 from atlas.archive import Archiver
+from atlas.archive.export import finished
 from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.errors import VaultUnavailable, VerificationFailed
@@ -97,14 +99,14 @@ async def test_without_the_safety_check_every_finished_old_video_goes(
 async def test_a_video_that_changed_while_it_was_written_stays(
     janitor: Janitor, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    announce = Janitor._announce
+    announce = finished.announce
 
-    async def change_then_announce(self, steps):
+    async def change_then_announce(*args: Any) -> Any:
         async with database.transaction() as session:
             await session.execute(text("UPDATE videos SET title = 'new' WHERE id = 'doomed-2'"))
-        return await announce(self, steps)
+        return await announce(*args)
 
-    monkeypatch.setattr(Janitor, "_announce", change_then_announce)
+    monkeypatch.setattr(finished, "announce", change_then_announce)
     assert (await janitor.run())["deleted"] == 3
     assert "doomed-2" in await left(database)
     monkeypatch.undo()

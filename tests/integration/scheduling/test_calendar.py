@@ -10,10 +10,10 @@ import pytest
 
 from atlas.adapters.maia import MaiaDAO
 from atlas.archive.maintenance.erasure import Erasure
-from atlas.config import reset_settings
+from atlas.config import get_settings, reset_settings
 from atlas.db import Database
 from atlas.db.administration import migrations
-from atlas.repositories.finished_videos import Doomed
+from atlas.repositories.finished import FinishedVideos
 from atlas.repositories.ring.cohorts import Cohort, CohortReader, cohort_of
 from atlas.repositories.ring.pages import RingReader
 from atlas.repositories.watchlist import NewEntry, Watchlist, WatchlistReader
@@ -340,6 +340,8 @@ async def test_the_janitor_gives_up_what_never_finishes_where_it_is_asked_to(
     )
     async with database.transaction() as session:
         cutoff = datetime.now(UTC) - timedelta(days=7)
-        assert await Doomed(session, cutoff, safe_only=True).count() == 0
-        doomed = Doomed(session, cutoff, safe_only=True, unfinished_days=30)
-        assert [video.values["id"] for video in await doomed.read()] == ["old"]
+        videos, settings = FinishedVideos(session), get_settings()
+        assert await videos.count(videos.finished(cutoff, settings)) == 0
+        settings = settings.model_copy(update={"janitor_unfinished_days": 30})
+        rows = await videos.read(videos.finished(cutoff, settings))
+        assert [row.values["id"] for row in rows] == ["old"]

@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from atlas.tables.archived import ARCHIVED
 from atlas.tables.parquet import (
     METRICS_SCHEMA,
     ROW_GROUP_ROWS,
     STATS_SCHEMA,
-    VIDEOS_SCHEMA,
     VISUALS_SCHEMA,
     open_writer,
 )
+from atlas.types import Dataset
 
 
 def written(schema: pa.Schema, rows: list[dict[str, object]]) -> pq.ParquetFile:
@@ -79,7 +80,7 @@ def test_arrow_pandas_polars_and_duckdb_read_the_encodings(tmp_path: Path) -> No
     ("schema", "row"),
     [
         (
-            VIDEOS_SCHEMA,
+            ARCHIVED[Dataset.VIDEOS].schema,
             {"id": "v", "tags": ["a", "ü"], "has_visuals": True, "wiki_topics": [], "seq": 1},
         ),
         (VISUALS_SCHEMA, {"video_id": "v", "frame_index": 3, "image": b"\xff"}),
@@ -97,4 +98,4 @@ def test_every_column_of_a_video_is_kept() -> None:
         "id channel_id title published_at duration tags category_id default_language wiki_topics"
     )
     contract += " discovered_at last_updated_at status has_transcript has_visuals seq"
-    assert VIDEOS_SCHEMA.names == contract.split()
+    assert ARCHIVED[Dataset.VIDEOS].schema.names == contract.split()
