@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from atlas.models.base import Base, CreatedAt, ExternalId, UtcTimestamp
 from atlas.tables.sample import COUNTERS
+from atlas.types import Dataset
 
 
 class ArchiveFile(Base):
@@ -52,7 +53,9 @@ class ArchiveFile(Base):
             "state IN ('sealed', 'written', 'verified', 'live', 'retired', 'gone', 'aside')",
             name="state",
         ),
-        CheckConstraint("dataset IN ('video_stats', 'metrics', 'videos')", name="dataset"),
+        CheckConstraint(
+            f"dataset IN ({', '.join(repr(str(one)) for one in Dataset)})", name="dataset"
+        ),
         CheckConstraint("slice_start < slice_end", name="slice"),
         CheckConstraint(
             "state = 'sealed' OR (row_count IS NOT NULL AND byte_size IS NOT NULL "

@@ -29,14 +29,14 @@ class Origin(Enum):
 class ArchivedTable:
     """One table in the vault.
 
-    ``dataset`` is its folder; ``folders`` what lies between that and its files. ``key`` identifies a row, and
-    ``video_column`` says whose it is: erasure goes by it.
+    ``dataset`` is its folder; ``folders`` what lies between that and its files. ``key`` identifies a row.
+    ``video_column`` says which video's it is, and erasure goes by it; None for rows that are no video's.
     """
 
     dataset: Dataset
     schema: pa.Schema
     key: tuple[str, ...]
-    video_column: str
+    video_column: str | None
     origin: Origin
     folders: str = "*/"
 

@@ -45,11 +45,15 @@ async def move_finished(
         found = await rows.read(rows.finished(cutoff, settings))
         now = await clock(session)
     table = kind.archived
-    # marked as safe when it was on this machine's disk: the store has to have it
-    waiting = set(await offload(vault.waiting_documents))
-    found = [
-        row for row in found if waiting.isdisjoint(_documents_of(row.values[table.video_column]))
-    ]
+    if table.video_column is not None:
+        # marked as safe when it was on this machine's disk: the store has to have it
+        waiting = set(await offload(vault.waiting_documents))
+        ids = [row.values[table.video_column] for row in found]
+        found = [
+            row
+            for row, one in zip(found, ids, strict=True)
+            if waiting.isdisjoint(_documents_of(one))
+        ]
     if not found:
         return 0
     day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -133,7 +137,7 @@ def write_rows(rows: pa.Table, path: Path, footer: dict[str, str]) -> FileFacts:
 
 def facts_of_rows(rows: pa.Table, table: ArchivedTable, path: Path, sha256: str) -> FileFacts:
     """What the ledger knows of a file of such rows; they have no time."""
-    bounds = pc.min_max(rows[table.video_column]).as_py()
+    bounds = pc.min_max(rows[table.key[0]]).as_py()
     return FileFacts(
         row_count=rows.num_rows,
         byte_size=path.stat().st_size,

@@ -110,7 +110,8 @@ async def forget(
     log.debug("forget_hot", samples=found.hot.samples)
     await _rewrite_samples(steps, ids, found, report_progress)
     for table in of_origin(Origin.FINISHED):
-        await _rewrite_finished(steps, table, ids, found)
+        if table.video_column is not None:
+            await _rewrite_finished(steps, table, table.video_column, ids, found)
     await _delete_leftovers(steps, ids, found)
     aside = await _held_aside(steps, ids)
     report_progress(0, None, "documents")
@@ -281,7 +282,7 @@ def _delete_documents(vault: Vault, ids: Sequence[str]) -> list[str]:
 
 
 async def _rewrite_finished(
-    steps: Steps, table: ArchivedTable, ids: Sequence[str], found: _Found
+    steps: Steps, table: ArchivedTable, column: str, ids: Sequence[str], found: _Found
 ) -> None:
     """Replace the files of finished rows that hold some of these videos'."""
     async with steps.database.transaction(read_only=True) as session:
@@ -294,7 +295,7 @@ async def _rewrite_finished(
             rows = await offload(_rows_of, steps.store, file, folder)
             if rows is None:
                 continue
-            mask = pc.is_in(rows[table.video_column], value_set=pa.array(list(ids), pa.string()))
+            mask = pc.is_in(rows[column], value_set=pa.array(list(ids), pa.string()))
             kept = rows.filter(pc.invert(mask))
             if kept.num_rows < rows.num_rows:
                 outputs = await _replace_rows(steps, table, file, kept, folder)

@@ -152,7 +152,8 @@ def examine(store: ObjectStore, key: str, folder: Path, sieve: Sieve) -> FoundFi
         if table.origin is Origin.FINISHED:
             rows = file.read()
             finished = rows.to_pylist()
-            sieve.see_ids(rows[table.video_column])
+            if table.video_column is not None:
+                sieve.see_ids(rows[table.video_column])
             facts = facts_of_rows(rows, table, path, sha256)
         else:
             facts = _facts_of_samples(file, path, sha256, sieve)

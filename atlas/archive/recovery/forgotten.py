@@ -76,10 +76,13 @@ def _among_files(
     """Ids with one of these hashes in the files that count."""
     sieve = Sieve(owner, digests=digests)
     for file in files:
-        if file.state != ArchiveState.LIVE or archived(file.dataset).origin is Origin.APPENDED:
+        table = archived(file.dataset)
+        if file.state != ArchiveState.LIVE or table.origin is Origin.APPENDED:
+            continue
+        if table.video_column is None:
             continue
         try:
-            ids_in(store, file.object_key, archived(file.dataset).video_column, sieve)
+            ids_in(store, file.object_key, table.video_column, sieve)
         except NOT_WHOLE as error:  # fsck and every read of it say so
             log.error("archive_file_unreadable", key=file.object_key, error=str(error))
     return sieve.met

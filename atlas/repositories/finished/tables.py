@@ -1,4 +1,4 @@
-"""The videos that the janitor may remove."""
+"""Tables whose finished rows go to the vault: one class a table, which chooses them."""
 
 from __future__ import annotations
 
@@ -44,3 +44,9 @@ class FinishedVideos(FinishedRows):
     async def remember(self, keys: Sequence[str]) -> None:
         """Their ids were collected."""
         await self.session.execute(_COLLECTED, {"ids": list(keys)})
+
+
+#: By the folder in the vault: one for each table that `atlas.tables.archived` declares so.
+FINISHED: dict[str, type[FinishedRows]] = {
+    kind.archived.dataset: kind for kind in (FinishedVideos,)
+}
