@@ -71,11 +71,14 @@ async def grants(session: AsyncSession, roles: Roles) -> list[str]:
         await session.execute(
             text(
                 "SELECT quote_ident(current_schema()), quote_ident(current_database()), "
-                "rolsuper FROM pg_roles WHERE rolname = current_user"
+                "rolsuper, has_schema_privilege('public', current_schema(), 'CREATE') "
+                "FROM pg_roles WHERE rolname = current_user"
             )
         )
     ).one()
-    schema, database, superuser = row
+    schema, database, superuser, open_to_all = row
+    # who may make functions there could have the owner's call them
+    closed = [f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC"] if open_to_all else []
     known = set(await session.scalars(text("SELECT rolname::text FROM pg_roles")))
     tables = [*Base.metadata.tables, "alembic_version"]
     objects = (await session.execute(_OBJECTS, {"tables": tables})).all()
@@ -88,6 +91,7 @@ async def grants(session: AsyncSession, roles: Roles) -> list[str]:
         statements.append(f"GRANT {owner} TO CURRENT_USER")
     statements += [
         f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {owner}",
+        *closed,
         f"GRANT USAGE ON SCHEMA {schema} TO {worker}, {reader}",
         f"GRANT TEMPORARY ON DATABASE {database} TO {owner}, {worker}",
     ]

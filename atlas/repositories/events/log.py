@@ -202,7 +202,4 @@ class EventLog:
 
     async def drop(self, day: Day) -> None:
         """Drop the day's partitions. Raises `DatabaseUnavailable` (55P03) where they are in use."""
-        # emitters queue behind a DROP that waits for a lock, so it waits no longer than they may
-        await self.session.execute(text("SET LOCAL lock_timeout = '100ms'"))
-        names = ", ".join(filter(None, (day.log, day.deliveries)))
-        await self.session.execute(text(f"DROP TABLE {names}"))
+        await self.session.execute(text("SELECT atlas_drop_event_day(:day)"), {"day": day.day})

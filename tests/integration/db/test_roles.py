@@ -95,7 +95,10 @@ async def test_a_worker_does_all_that_a_collector_does(cast: Cast, vault: LocalV
     await dao.mark_video_visuals_safe("v")
     await dao.mark_video_done("v")
     await execute(cast.admin, "UPDATE videos SET discovered_at = now() - interval '30 days'")
+    old = "(timezone('UTC', now())::date - 30)"
+    await execute(cast.admin, f"SELECT atlas_event_partition({old})")
     assert (await Janitor(cast.worker, vault).run())["deleted"] == 1
+    assert not await scalar(cast.admin, f"SELECT atlas_drop_event_day({old})")  # it did
     assert (await StatsReader(cast.worker, vault).history("v")).num_rows == 1
 
 
@@ -108,6 +111,7 @@ async def test_a_worker_does_all_that_a_collector_does(cast: Cast, vault: LocalV
         "TRUNCATE videos",
         "UPDATE alembic_version SET version_num = 'x'",
         "SELECT atlas_make_partition(now() + interval '9 years', now() + interval '9 years 1 hour')",
+        "SELECT atlas_drop_event_day(timezone('UTC', now())::date)",
     ],
 )
 async def test_a_worker_changes_no_table(statement: str, cast: Cast) -> None:
@@ -130,11 +134,23 @@ async def test_an_archive_as_a_worker_says_whose_work_it_is(cast: Cast, vault: L
         "INSERT INTO channels (id, title) VALUES ('c', 'C')",
         "DELETE FROM videos",
         "SELECT atlas_make_partition(now(), now() + interval '1 hour')",
+        "SELECT atlas_drop_event_day('2026-01-01')",
     ],
 )
 async def test_a_reader_writes_nothing(statement: str, cast: Cast) -> None:
     with pytest.raises(ConfigurationError):
         await execute(cast.reader, statement)
+
+
+async def test_nobody_else_makes_functions_that_the_owners_could_call(cast: Cast) -> None:
+    # as databases have it that were made before PostgreSQL 15
+    await execute(cast.admin, "GRANT CREATE ON SCHEMA public TO PUBLIC")
+    assert "REVOKE CREATE ON SCHEMA public FROM PUBLIC" in await apply(cast.admin, Roles())
+    with pytest.raises(ConfigurationError, match="permission denied for schema"):
+        await execute(
+            cast.worker,
+            "CREATE FUNCTION public.to_char(date, text) RETURNS text LANGUAGE sql AS 'SELECT $2'",
+        )
 
 
 async def test_a_function_of_the_owner_uses_no_table_of_its_callers(cast: Cast) -> None:
@@ -150,6 +166,12 @@ async def test_a_function_of_the_owner_uses_no_table_of_its_callers(cast: Cast) 
         cast.admin, "SELECT to_regclass('public.video_stats_log_p2026010100')::text"
     )
     assert found == "video_stats_log_p2026010100"
+    await execute(cast.admin, "SELECT atlas_event_partition('2026-01-01')")
+    await execute(cast.admin, "CREATE TABLE trap.system_events (LIKE system_events)")
+    async with cast.worker.transaction() as session:
+        await session.execute(text("SET LOCAL search_path = trap, pg_temp"))
+        assert await session.scalar(text("SELECT public.atlas_drop_event_day('2026-01-01')"))
+    assert await scalar(cast.admin, "SELECT to_regclass('public.system_events_p20260101')") is None
 
 
 async def test_tables_of_later_versions_are_covered(cast: Cast) -> None:
