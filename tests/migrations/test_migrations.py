@@ -253,7 +253,7 @@ async def test_the_printed_way_back_works_where_a_sealed_table_exists(
     await database.close()
 
 
-@pytest.mark.parametrize(("tables", "told"), [(False, "take-over"), (True, "alembic stamp")])
+@pytest.mark.parametrize(("tables", "told"), [(False, "take-over"), (True, "atlas db stamp")])
 async def test_tables_without_a_version_are_told_what_to_do(
     tables: bool, told: str, empty_database_url: str
 ) -> None:
@@ -267,6 +267,31 @@ async def test_tables_without_a_version_are_told_what_to_do(
         await session.execute(text(statement))
     with pytest.raises(ConfigurationError, match=told):
         await migrations.upgrade(database)
+
+
+async def test_a_stamp_notes_the_revision_of_restored_tables_and_no_other(
+    database: Database, empty_database_url: str
+) -> None:
+    at = await migrations.check(database)
+    with pytest.raises(ConfigurationError, match="says that it is at"):
+        await migrations.stamp(database, at)
+    async with database.transaction() as session:
+        await session.execute(text("DROP TABLE alembic_version"))
+    with pytest.raises(ConfigurationError, match="Can't locate revision"):
+        await migrations.stamp(database, "nonsense")
+    await migrations.stamp(database, at)
+    assert await migrations.check(database) == at
+    await migrations.upgrade(database)
+    async with database.transaction() as session:
+        await session.execute(text("DROP TABLE alembic_version"))
+        await session.execute(text("ALTER TABLE videos DROP COLUMN tags"))
+    with pytest.raises(ConfigurationError, match="not those of revision"):
+        await migrations.stamp(database, at)
+    assert await migrations.current(database) is None
+    empty = Database(empty_database_url)
+    with pytest.raises(ConfigurationError, match="no tables of Atlas"):
+        await migrations.stamp(empty, at)
+    await empty.close()
 
 
 async def test_events_of_version_0_1_survive_and_what_was_due_stays_due_under_its_message_id(

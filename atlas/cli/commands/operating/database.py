@@ -72,6 +72,23 @@ def drop_old(
 
 
 @app.command()
+def stamp(
+    revision: str = typer.Argument(..., help="As `atlas db current` said of the backup."),
+    json: bool = Json,
+) -> None:
+    """Note the revision of tables that came back without it; changes no table."""
+    from atlas.db import db
+    from atlas.db.administration import migrations
+
+    async def work() -> str | None:
+        await migrations.stamp(db, revision)
+        return await migrations.current(db)
+
+    found = run(work())
+    answer({"current": found}, json, lambda: out.print(f"the database is noted to be at {found}"))
+
+
+@app.command()
 def current(json: bool = Json) -> None:
     """Say which revision the database is at."""
     from atlas.db import db
