@@ -44,6 +44,8 @@ class ArrowConnection:
             raise pool_timeout()
         try:
             self._connection = _connect(libpq_url)
+            # a pooler has given them to nobody, or to somebody else
+            self._options = frozenset() if _pooled() else translate_url(libpq_url).options
         except BaseException:
             self._turns.release()
             raise
@@ -54,7 +56,7 @@ class ArrowConnection:
             raise
 
     def _settle(self) -> None:
-        self.execute(sessions.preamble(local=True))
+        self.execute(sessions.preamble(local=True, options=self._options))
         (row,) = self._fetch(sessions.FACTS)
         if any(isinstance(value, bytes) for value in row):
             raise ConfigurationError(
@@ -66,7 +68,7 @@ class ArrowConnection:
         with _translated():
             self._connection.rollback()
         # takes no snapshot: what the caller locks first comes before any
-        self.execute(sessions.preamble(facts, local=True, read_only=True))
+        self.execute(sessions.preamble(facts, local=True, read_only=True, options=self._options))
 
     def close(self) -> None:
         """End the transaction and the connection."""
@@ -138,9 +140,13 @@ def _turns() -> threading.BoundedSemaphore:
         return _limit[size]
 
 
+def _pooled() -> bool:
+    return get_settings().database_pool_mode == "transaction"
+
+
 def _connect(libpq_url: str) -> Any:
     url = libpq_url
-    if get_settings().database_pool_mode != "transaction":  # a pooler would refuse it
+    if not _pooled():  # a pooler would refuse it
         # the driver looks up the names of types before anything can be set
         url = with_setting(url, "quote_all_identifiers", "off")
     try:

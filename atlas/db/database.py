@@ -301,7 +301,7 @@ def _settle_sessions(engine: AsyncEngine, target: Target) -> None:
     @event.listens_for(engine.sync_engine, "connect", insert=True)
     def settle(connection: Any, _: Any) -> None:
         try:
-            connection.run_async(sessions.settle)
+            connection.run_async(functools.partial(sessions.settle, options=target.options))
         except Exception as error:  # asyncpg's own: SQLAlchemy does not see it
             raise translate(error, where=target.where, connecting=True) or error from error
 

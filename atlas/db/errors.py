@@ -114,6 +114,12 @@ def translate(
             f"the certificate of {where} is not trusted", hint="check sslmode and sslrootcert"
         )
     sqlstate = getattr(driver, "sqlstate", None)
+    if isinstance(driver, asyncpg.exceptions.InvalidCachedStatementError):
+        return DatabaseUnavailable(
+            _primary_message(driver),
+            sqlstate=sqlstate,
+            hint="a table was changed meanwhile; run the whole unit of work again",
+        )
     if sqlstate:
         return from_sqlstate(sqlstate, driver, where=where if connecting else None)
     if isinstance(driver, OSError | TimeoutError):

@@ -7,7 +7,7 @@ migrations) comes through `settle` or `preamble`. docs/postgresql.md says why ea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,9 @@ REQUIRED: Mapping[str, str] = {
 }
 #: Settings by the release that brought them (`server_version_num`); the others are in all.
 _SINCE = {"transaction_timeout": 170000}
+
+#: Bounds of statements that hold where DATABASE_URL's own ``options`` name them: those are meant for Atlas.
+CHOSEN = frozenset({"statement_timeout", "lock_timeout", "transaction_timeout"})
 
 #: Connections beyond DATABASE_POOL_SIZE, so that a lock held on one does not starve what it guards.
 OVERFLOW = 2
@@ -75,17 +78,24 @@ class Facts:
         return cls(schema, search_path, version, standby)
 
 
-def preamble(facts: Facts | None = None, *, local: bool, read_only: bool = False) -> str:
+def preamble(
+    facts: Facts | None = None,
+    *,
+    local: bool,
+    read_only: bool = False,
+    options: Collection[str] = (),
+) -> str:
     """The statements that make a session, or with ``local`` the transaction under way, what it must be.
 
-    They take no snapshot. Without ``facts`` the first ones of a connection, which settle what `query` needs.
+    They take no snapshot. Without ``facts`` the first ones of a connection, which settle what `FACTS` needs.
+    Of what the ``options`` of DATABASE_URL name, those in `CHOSEN` are left as they are.
     """
     scope = "SET LOCAL" if local else "SET"
     version = 0 if facts is None else facts.version
     statements = [
         f"{scope} {name} = {literal(value)}"
         for name, value in REQUIRED.items()
-        if version >= _SINCE.get(name, 0)
+        if version >= _SINCE.get(name, 0) and not (name in CHOSEN and name in options)
     ]
     if facts is not None:
         # new tables go to the first schema of the path: always that of the others
@@ -104,14 +114,14 @@ def check_encoding(encoding: str) -> None:
         )
 
 
-async def settle(connection: asyncpg.Connection) -> None:
+async def settle(connection: asyncpg.Connection, options: Collection[str] = ()) -> None:
     """Make a new connection what it must be. Raises `ConfigurationError` where that cannot be."""
     if type(connection) is PooledConnection:  # asyncpg takes any of its connections for an instance
         await connection.settle()
         return
-    await connection.execute(preamble(local=False))
+    await connection.execute(preamble(local=False, options=options))
     facts = Facts.of(*await connection.fetchrow(FACTS))
-    await connection.execute(preamble(facts, local=False))
+    await connection.execute(preamble(facts, local=False, options=options))
 
 
 class PooledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types

@@ -44,6 +44,8 @@ CONNECT_TIMEOUT = 15.0
 _URL = re.compile(
     r"(?P<scheme>[^:/?#]+)://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(\?(?P<query>[^#]*))?(#(?P<fragment>.*))?"
 )
+#: The name in ``-c name=value`` or ``--name=value``.
+_OPTION = re.compile(r"(?:^|\s)(?:-c\s*|--)([\w-]+)=")
 _HOST = re.compile(r"(?P<name>\[[^\]]+\]|[^:\[\]]*)(?::(?P<port>\d{1,5}))?")
 
 
@@ -58,6 +60,8 @@ class Target:
     asyncpg: dict[str, Any] = field(repr=False)
     #: Whether the URL names the program itself.
     has_application_name: bool = False
+    #: Settings of the server that the URL's ``options`` name, in lower case.
+    options: frozenset[str] = frozenset()
 
 
 def translate_url(url: str) -> Target:
@@ -101,6 +105,7 @@ def translate_url(url: str) -> Target:
         libpq_url=_compose(credentials + hosts, path, query),
         asyncpg=arguments,
         has_application_name="application_name" in query,
+        options=frozenset(_option_names(query.get("options", ""))),
     )
 
 
@@ -137,6 +142,10 @@ def _query(text: str) -> dict[str, str]:
                 hint=f"correct {name}",
             )
     return query
+
+
+def _option_names(options: str) -> list[str]:
+    return [name.lower().replace("-", "_") for name in _OPTION.findall(options)]
 
 
 def _timeout(value: str | None) -> float | None:

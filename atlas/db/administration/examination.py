@@ -23,6 +23,12 @@ _DEFAULTS = text("""
       AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
     """)
 
+_IN_FORCE = text("""
+    SELECT lower(name) AS name, setting, setting || coalesce(' ' || unit, '') AS shown,
+           source = 'client' AS by_url
+    FROM pg_settings WHERE lower(name) = ANY(:names)
+    """)
+
 _ACCESS = text("""
     SELECT pg_get_userbyid(relowner)::text AS owner, current_user::text AS me,
            pg_has_role(relowner, 'USAGE') AS owns,
@@ -30,7 +36,9 @@ _ACCESS = text("""
            has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE')
                AND has_table_privilege(oid, 'INSERT') AND has_table_privilege(oid, 'UPDATE')
                AND has_table_privilege(oid, 'DELETE') AS writes,
-           has_function_privilege('atlas_make_partition(timestamptz, timestamptz)', 'EXECUTE') AS makes,
+           (SELECT bool_and(has_function_privilege(oid, 'EXECUTE')) FROM pg_proc
+            WHERE pronamespace = current_schema()::regnamespace AND starts_with(proname, 'atlas_'))
+               AS makes,
            pg_is_in_recovery() AS standby
     FROM pg_class WHERE oid = 'video_stats_log'::regclass
     """)
@@ -52,21 +60,18 @@ async def examine_sessions(database: Database) -> tuple[str, str]:
     async with database.transaction() as session:
         sessions.check_encoding(str(await session.scalar(text("SHOW server_encoding"))))
         await _one_schema(session)
-        rows = await session.execute(
-            text(
-                "SELECT lower(name) AS name, setting FROM pg_settings WHERE lower(name) = ANY(:names)"
-            ),
-            {"names": list(sessions.REQUIRED)},
-        )
+        rows = await session.execute(_IN_FORCE, {"names": list(sessions.REQUIRED)})
         ignored = {"default_transaction_isolation"} if _pooled() else set()
-        wrong = {
-            row.name: row.setting
+        others = [
+            row
             for row in rows
             if row.name not in ignored and row.setting != sessions.REQUIRED[row.name]
-        }
-        if wrong:
+        ]
+        chosen = [row for row in others if row.by_url and row.name in sessions.CHOSEN]
+        if wrong := [row.name for row in others if row not in chosen]:
+            shown = ", ".join(f"{row.name}={row.shown}" for row in others if row.name in wrong)
             raise ConfigurationError(
-                "sessions do not keep " + ", ".join(f"{n}={v}" for n, v in wrong.items()),
+                f"sessions do not keep {shown}",
                 hint="a pooler resets them: set DATABASE_POOL_MODE=transaction, or "
                 + "; ".join(f"ALTER ROLE ... RESET {name}" for name in wrong),
             )
@@ -75,6 +80,11 @@ async def examine_sessions(database: Database) -> tuple[str, str]:
             for row in await session.execute(_DEFAULTS)
             if row.value != sessions.REQUIRED.get(row.name.lower(), row.value)
         ]
+    if chosen:
+        kept = ", ".join(f"{row.name}={row.shown}" for row in chosen)
+        return f"as Atlas needs them, but for {kept} by DATABASE_URL", (
+            "what takes longer is cancelled, an archive or a migration too: leave it out of the options"
+        )
     if not defaults:
         return "as Atlas needs them", ""
     found = ", ".join(f"{row.name}={row.value}" for row in defaults)
@@ -135,7 +145,8 @@ async def examine_access(database: Database) -> str:
         return f"{row.me} collects; {row.owner} migrates and archives{where}"
     if row.writes:
         raise ConfigurationError(
-            f"{row.me} may write rows but not have partitions made", hint="see `atlas db roles`"
+            f"{row.me} may write rows but not have partitions made or dropped",
+            hint="see `atlas db roles`",
         )
     return f"{row.me} only reads{where}"
 

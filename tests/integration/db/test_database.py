@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import atlas.db
+from atlas.adapters.maia import MaiaDAO
 from atlas.config import reset_settings
 from atlas.db import Database, db
 from atlas.db.arrow import ArrowConnection
@@ -26,6 +29,8 @@ from atlas.errors import (
     DatabaseUnavailable,
     MigrationsPending,
 )
+from atlas.reader import StatsReader
+from atlas.vault import LocalVault
 from tests.support.servers.postgres import Server, name_of
 
 INSERT = text("INSERT INTO channels (id, title) VALUES ('c', 'C')")
@@ -109,6 +114,24 @@ async def test_the_isolation_asked_for_is_given_and_ends_with_the_transaction(
 async def test_times_come_in_utc_whatever_the_server_thinks(database: Database) -> None:
     async with database.session() as session:
         assert await session.scalar(text("SHOW timezone")) == "UTC"
+
+
+@pytest.mark.parametrize("zone", ["America/St_Johns", "Asia/Kathmandu"])
+async def test_times_come_in_utc_whatever_this_machine_thinks(
+    zone: str, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        moment = datetime(2026, 11, 1, 23, 45, tzinfo=UTC)
+        await MaiaDAO(database).log_video_stats_batch(
+            [{"video_id": "v", "timestamp": "2026-11-01T23:45:00Z", "views": 1}]
+        )
+        table = await StatsReader(database, LocalVault(tmp_path)).history("v", since=moment)
+        assert table["timestamp"].to_pylist() == [moment]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 async def test_what_the_session_fixture_commits_is_gone_for_the_next_test(
@@ -230,6 +253,37 @@ async def test_a_missing_column_says_to_migrate(database: Database) -> None:
     with pytest.raises(MigrationsPending, match="atlas db upgrade"):
         async with database.transaction() as session:
             await session.execute(text("SELECT no_such_column FROM videos"))
+
+
+async def test_plans_from_before_a_migration_are_made_anew(
+    database_url: str, database: Database, tmp_path: Path
+) -> None:
+    one = Database(database_url, pool_size=1, max_overflow=0)
+    dao = MaiaDAO(one, LocalVault(tmp_path))
+
+    async def calls(term: str) -> None:
+        await dao.add_to_search_queue([term])
+        assert [row["query_term"] for row in await dao.fetch_hunter_batch()] == [term]
+        await dao.ingest_videos([{"id": term, "snippet": {"title": term}}])
+        assert [row["title"] for row in await dao.fetch_scribe_batch()] == [term]
+        await dao.log_video_stats_batch([{"video_id": term, "views": 1}])
+        await dao.add_to_watchlist(term)
+        assert [row["video_id"] for row in await dao.fetch_tracking_batch()] == [term]
+
+    await calls("before")
+    async with database.transaction() as session:
+        for table in ("videos", "watchlist", "search_queue", "channels", "video_stats_log"):
+            await session.execute(text(f"ALTER TABLE {table} ADD COLUMN later int"))
+    await calls("after")
+    # where columns have another type PostgreSQL refuses the plan once
+    async with database.transaction() as session:
+        await session.execute(text("ALTER TABLE videos ALTER COLUMN title TYPE varchar(200)"))
+    with pytest.raises(DatabaseUnavailable, match="cached plan") as caught:
+        await calls("refused")
+    assert "again" in str(caught.value.hint)
+    await dao.mark_video_failed("refused")
+    await calls("last")
+    await one.close()
 
 
 async def test_a_lock_that_is_not_had_can_be_tried_again(database: Database) -> None:

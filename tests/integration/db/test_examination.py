@@ -92,7 +92,7 @@ async def test_each_role_is_told_what_it_is(
         one = Database(login(postgres_server, database_url, role))
         assert told in await examine_access(one)
         await one.close()
-    await execute(database, "REVOKE EXECUTE ON FUNCTION atlas_make_partition FROM atlas_worker")
+    await execute(database, "REVOKE EXECUTE ON FUNCTION atlas_drop_event_day FROM atlas_worker")
     worker = Database(login(postgres_server, database_url, "worker"))
     with pytest.raises(ConfigurationError, match="atlas db roles"):
         await examine_access(worker)

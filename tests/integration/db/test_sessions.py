@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import text
@@ -16,6 +17,7 @@ from atlas.archive.fencing.lock import archiver_lock
 from atlas.config import reset_settings
 from atlas.db import Database, sessions
 from atlas.db.administration import migrations
+from atlas.db.administration.examination import examine_sessions
 from atlas.db.arrow import ArrowConnection
 from atlas.errors import ConfigurationError, DatabaseError, MigrationsPending
 from atlas.ingest import record_samples
@@ -96,6 +98,34 @@ async def test_behind_a_pooler_every_transaction_has_every_setting(
         await database.close()
         # and nothing is left behind on the server's sessions, which other programs share
         assert HOSTILE["statement_timeout"] == await _plain(url, "SHOW statement_timeout")
+
+
+async def test_bounds_of_statements_that_the_url_names_are_kept(
+    hostile: Database, database_url: str
+) -> None:
+    joined = "&" if "?" in database_url else "?"
+    options = (
+        "-c statement_timeout=7s --lock-timeout=8s -c default_transaction_isolation=serializable"
+    )
+    database = Database(f"{database_url}{joined}options={quote(options)}")
+    wanted = [("7s", "8s", "0", "read committed")]
+    query = "SELECT " + ", ".join(
+        f"current_setting('{name}')"
+        for name in (
+            "statement_timeout",
+            "lock_timeout",
+            "idle_session_timeout",
+            "transaction_isolation",
+        )
+    )
+    async with database.session() as session:
+        assert [tuple(row) for row in await session.execute(text(query))] == wanted
+    with ArrowConnection(await database.libpq_url()) as connection:
+        assert [row[:3] for row in connection.rows(query)] == [row[:3] for row in wanted]
+    found, mend = await examine_sessions(database)
+    assert "statement_timeout=7000 ms" in found and "lock_timeout=8000 ms" in found
+    assert "DATABASE_URL" in found and "options" in mend
+    await database.close()
 
 
 async def _plain(url: str, query: str) -> object:
