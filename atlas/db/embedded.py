@@ -109,8 +109,9 @@ def start(home: Path) -> str:
             use = _held.get(key) or _Use(home)
             url = use.start()
         except OSError as error:
+            where = os.fsdecode(error.filename or home)
             raise ConfigurationError(
-                f"the embedded PostgreSQL cannot use {error.filename or home}: {error.strerror or error}",
+                f"the embedded PostgreSQL cannot use {where}: {error.strerror or error}",
                 hint="set ATLAS_HOME to a folder of your own, or DATABASE_URL",
             ) from error
         except RuntimeError as error:  # the folder is of another version of PostgreSQL

