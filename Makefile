@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 N ?= 100
+WAYS ?= owner worker reader pgbouncer hostile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-events test lint format docs bench chaos clean
+.PHONY: help demo demo-events test test-ways lint format docs bench chaos clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -29,6 +30,10 @@ demo-events: $(VENV)/.dev ## webhooks to a receiver that is stopped and started 
 
 test: $(VENV)/.dev ## every test, on a container, the embedded server or ATLAS_TEST_DATABASE_URL
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+test-ways: $(VENV)/.dev ## tests of rows as each role, behind PgBouncer and under hostile defaults (make test-ways WAYS=worker)
+	set -e; for way in $(WAYS); do ATLAS_TEST_WAY=$$way $(BIN)/python -m pytest -n 2 --dist worksteal -q \
+		$(addprefix tests/integration/,adapters scheduling reading repositories); done
 
 lint: $(VENV)/.dev ## format check, lint, types, walls between the rooms
 	$(BIN)/python -m black --check -q atlas migrations tests benchmarks tools

@@ -54,6 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "smoke(*variables): talks to a live service; skipped unless the environment has every one "
         "of the variables (without arguments: at least one that names a service)",
     )
+    config.addinivalue_line(
+        "markers",
+        "needs_owner: changes tables; skipped where ATLAS_TEST_WAY is a role that may not",
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -72,6 +76,8 @@ def pytest_report_header() -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if ways.way() == "worker" and item.get_closest_marker("needs_owner"):
+            item.add_marker(pytest.mark.skip(reason="a worker may change no table"))
         marker = item.get_closest_marker("smoke")
         if marker is None:
             continue
@@ -128,6 +134,7 @@ def postgres_url(postgres_server: Server) -> str:
 def migrated_template(postgres_server: Server) -> Iterator[str]:
     """Name of a migrated database that nobody connects to, to be copied."""
     url = postgres_server.migrated()
+    ways.prepare(url)
     yield postgres.name_of(url)
     postgres_server.drop(url)
 

@@ -1,8 +1,10 @@
 """The ways in which a run of the tests comes to its databases: ``ATLAS_TEST_WAY``.
 
 ``hostile``: every default of the database is the worst that PostgreSQL takes. ``pgbouncer``: through a
-pooler in transaction mode. ``owner``, ``worker``: as a member of that role. ``reader``: what is read by
-`StatsReader` is read as a member of that role.
+pooler in transaction mode. ``owner``: as a member of that role. ``worker``: likewise, but for the archiver,
+which is the owner's. ``reader``: what `StatsReader` reads is read as a member of that role.
+
+A test that itself changes tables is marked ``needs_owner``: it is skipped as a worker.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.db.administration.roles import Roles, apply
 from atlas.reader import StatsReader
@@ -56,12 +59,20 @@ def way() -> str:
     return os.environ.get(VARIABLE, "")
 
 
+#: The ways that are roles.
+ROLES = ("owner", "worker", "reader")
+
+
+def prepare(template: str) -> None:
+    """Give a template what each of its copies needs for the way of this run."""
+    if way() in ROLES:
+        postgres.run(_apply_roles(template))
+
+
 @contextlib.contextmanager
 def reached(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL by which this run comes to a migrated database."""
     how = way()
-    if how in ("owner", "worker", "reader"):
-        postgres.run(_apply_roles(url))
     if how == "hostile":
         make_hostile(server, url)
         yield url
@@ -69,21 +80,27 @@ def reached(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setenv("DATABASE_POOL_MODE", "transaction")
         with pgbouncer.running(url) as pooled:
             yield pooled
-    elif how in ("owner", "worker"):
-        yield login(server, url, how)
-    elif how == "reader":
-        reader = login(server, url, "reader")
-        make = StatsReader.__init__
-
-        def as_reader(
-            self: StatsReader, database: object = None, vault: Vault | None = None
-        ) -> None:
-            make(self, Database(reader), vault)
-
-        monkeypatch.setattr(StatsReader, "__init__", as_reader)
-        yield url
+    elif how in ROLES:
+        users = {role: login(server, url, role) for role in ROLES}
+        if how == "worker":
+            _connect_as(monkeypatch, Archiver, users["owner"])
+        elif how == "reader":
+            _connect_as(monkeypatch, StatsReader, users["reader"])
+        yield url if how == "reader" else users[how]
     else:
         yield url
+
+
+def _connect_as(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Archiver] | type[StatsReader], url: str
+) -> None:
+    """Have every object of a class work on the database of ``url``, whatever it is given."""
+    make = kind.__init__
+
+    def made(self: Archiver | StatsReader, _: object = None, vault: Vault | None = None) -> None:
+        make(self, Database(url), vault)  # type: ignore[arg-type]  # the method of its own class
+
+    monkeypatch.setattr(kind, "__init__", made)
 
 
 async def _apply_roles(url: str) -> None:
@@ -94,13 +111,17 @@ async def _apply_roles(url: str) -> None:
 
 def make_hostile(server: Server, url: str) -> None:
     """Give a database every default of `HOSTILE` that its server knows, and decoys for its search path."""
+    settings = {
+        name: value if name == "search_path" else f"'{value}'" for name, value in HOSTILE.items()
+    }
     user = server.execute("SELECT current_user")
-    for statement in _DECOYS:
-        server.execute(statement.format(user=user), url)
-    for name, value in HOSTILE.items():
-        if server.execute(f"SELECT count(*) FROM pg_settings WHERE lower(name) = '{name}'"):
-            value = value if name == "search_path" else f"'{value}'"
-            server.execute(f'ALTER DATABASE "{name_of(url)}" SET {name} = {value}')
+    known = " ".join(
+        f"IF EXISTS (SELECT FROM pg_settings WHERE lower(name) = '{name}') THEN "
+        f'ALTER DATABASE "{name_of(url)}" SET {name} = {value}; END IF;'
+        for name, value in settings.items()
+    )
+    decoys = "; ".join(_DECOYS).format(user=user)
+    server.execute(f"DO $$ BEGIN {decoys}; {known} END $$", url)
 
 
 def login(server: Server, url: str, role: str) -> str:

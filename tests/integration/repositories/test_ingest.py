@@ -135,6 +135,7 @@ async def test_what_fails_afterwards_takes_the_samples_with_it(database: Databas
     assert await scalar(database, COUNT) == 0
 
 
+@pytest.mark.needs_owner
 async def test_a_batch_of_many_statements_is_still_all_or_nothing(database: Database) -> None:
     batch = many(CHUNK + 1)
     await record_samples(database, batch[:1])
@@ -177,6 +178,7 @@ async def test_late_rows_of_many_writers_all_find_their_missing_partitions(
     ]
 
 
+@pytest.mark.needs_owner
 async def test_a_partition_that_an_archiver_took_is_made_again(database: Database) -> None:
     await record_samples(database, many(1))
     (row,) = await fetch(

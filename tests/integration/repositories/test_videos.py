@@ -349,6 +349,7 @@ async def test_videos_by_status_are_found_by_their_index(database: Database) -> 
     assert "idx_video_status" in str(plan)
 
 
+@pytest.mark.needs_owner
 async def test_a_time_range_of_samples_is_found_by_its_index(database: Database) -> None:
     await execute(
         database,

@@ -297,6 +297,7 @@ def test_intervals_grow_with_age_until_the_sum_fits() -> None:
     assert slow_share(100, 500) == 10 and slow_share(100, 40) == 60
 
 
+@pytest.mark.needs_owner
 async def test_a_downgrade_makes_rows_of_everything(database_url: str, database: Database) -> None:
     ids, dormant = video_ids(1_500), video_ids(20, start=2_000)
     await parked(database, ids)

@@ -247,6 +247,7 @@ async def test_a_renewal_tells_which_leases_are_lost(
             await batch.flush()
 
 
+@pytest.mark.needs_owner
 async def test_a_worker_whose_heartbeat_fails_claims_no_more(
     database: Database, filled: None
 ) -> None:
