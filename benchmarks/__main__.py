@@ -6,13 +6,14 @@ Usage: python -m benchmarks [archive|ingest|claims|import|exports|encodings|read
        python -m benchmarks keys
        python -m benchmarks memory
        python -m benchmarks notifications
+       python -m benchmarks poolers
        python -m benchmarks vaults [--rows N] [--documents N]
        python -m benchmarks month [--rows N]
        python -m benchmarks forever [--years N] [--videos N] [--days N] [--parts N] [--plots FOLDER]
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
-``adoption``, ``keys``, ``memory``, ``notifications``, ``vaults``, ``month``, ``forever`` and
-``retention`` take minutes and run only when they are named.
+``adoption``, ``keys``, ``memory``, ``notifications``, ``poolers``, ``vaults``, ``month``, ``forever``
+and ``retention`` take minutes and run only when they are named.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from benchmarks import (
     memory,
     month,
     notifications,
+    poolers,
     reading,
     retention,
     vaults,
@@ -86,6 +88,7 @@ def main() -> None:
                 "keys",
                 "memory",
                 "notifications",
+                "poolers",
                 "vaults",
                 "month",
                 "forever",
@@ -140,6 +143,7 @@ def main() -> None:
         "keys": keys.measure,
         "memory": memory.measure,
         "notifications": notifications.measure,
+        "poolers": poolers.measure,
         "vaults": functools.partial(vaults.measure, documents=arguments.documents),
         "month": month.measure,
         "forever": functools.partial(forever.measure, load=years),

@@ -135,6 +135,15 @@ async def compare(paces: Sequence[tuple[Pace, Database]]) -> None:
                 await _measure(pace, cycle, 8, _CYCLES)
 
 
+async def rate_of_work(database: Database, workers: int) -> float:
+    """Rows that workers claim and report in a second, on a watchlist of 100,000."""
+    pace = Pace()
+    await _fill(database, 100_000)
+    async with _cycle_of_work(database, workers) as cycle:
+        await _measure(pace, cycle, workers, _CYCLES)
+    return pace.rate
+
+
 async def _measure(pace: Pace, cycle: Cycle, workers: int, cycles: int) -> None:
     async def run(cycles: int, into: Pace) -> None:
         left = cycles

@@ -13,7 +13,8 @@ from atlas.types import Sample
 from benchmarks.support import Result, stopwatch
 
 
-def _samples(rows: int, start: datetime) -> list[Sample]:
+def samples(rows: int, start: datetime) -> list[Sample]:
+    """Samples of up to 50,000 videos, a second apart."""
     return [
         Sample(f"vid{n % 50_000:08d}", start + timedelta(seconds=n // 50_000), n, n % 977, n % 31)
         for n in range(rows)
@@ -25,8 +26,8 @@ async def measure(database: Database, folder: Path, rows: int) -> list[Result]:
     base = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     results = []
     for days, batch in ((2, 50_000), (4, 1_000)):
-        mine = _samples(rows, base - timedelta(days=days))
-        theirs = _samples(rows, base - timedelta(days=days + 1))
+        mine = samples(rows, base - timedelta(days=days))
+        theirs = samples(rows, base - timedelta(days=days + 1))
         # partitions exist for both, so that neither pays for making them
         await record_samples(database, [mine[0], theirs[0]])
         records = [(s.video_id, s.timestamp, s.views, s.likes, s.comment_count) for s in theirs[1:]]
