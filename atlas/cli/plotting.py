@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -25,13 +26,11 @@ def check_plot(path: Path) -> None:
             value=str(path),
             hint=f"end the name with one of {' '.join(_KINDS)}",
         )
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
+    if importlib.util.find_spec("matplotlib") is None:
         raise ConfigurationError(
             "pictures need matplotlib, which is not installed",
             hint='pip install "pleiades-atlas[plot]"',
-        ) from error
+        )
 
 
 def plot_history(

@@ -231,8 +231,9 @@ class Handlers:
 
 
 def _is_async(handler: Handler) -> bool:
+    # the latter: an object whose call is async
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004 - an object whose call is async
+        type(handler).__call__
     )
 
 

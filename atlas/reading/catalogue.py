@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from atlas.reading.footers import Footer, fetch_footer, footers
 from atlas.reading.manifest import Manifest, ManifestFile, decode_manifest, manifest_key
 from atlas.repositories.hot.snapshot import ColdFile, Selection
 from atlas.repositories.ledger.digests import Erased
+from atlas.retry import block
 from atlas.types import Dataset, ObjectInfo, ObjectStore, ReadableStore
 from atlas.vault.marks import Mark, read_mark
 from atlas.vault.owners import owners_of
@@ -64,7 +64,7 @@ class CatalogueReader:
         object that may be a damaged file, `VaultUnavailable` where the vault never held still, `VaultError`.
         """
         for number in range(_LOOKS):
-            time.sleep(_PAUSE_SECONDS * number)
+            block(_PAUSE_SECONDS * number)
             try:
                 return self._look()
             except _Changed as change:

@@ -79,8 +79,10 @@ class Sharing:
     def start(self) -> None:
         """Begin, unless it has begun. The thread ends with the process, after a last settlement."""
         if self._thread is None and not self._stop:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._run, name="atlas-keys", daemon=True)
+            loop = self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._run, args=(loop,), name="atlas-keys", daemon=True
+            )
             self._thread.start()
             atexit.register(self.close)
 
@@ -168,9 +170,9 @@ class Sharing:
 
     # --- in the thread
 
-    def _run(self) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # type: ignore[arg-type,return-value]  # set by start
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
                 runner.run(self._steps())
         except Exception as error:  # a fault of this module must not end anybody's requests
             log.error("keys_sharing_ended", error=type(error).__name__)

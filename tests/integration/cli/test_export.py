@@ -143,7 +143,7 @@ def test_a_picture_without_matplotlib_is_told_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_plot(Path("a.PNG"))
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigurationError, match=re.escape("pleiades-atlas[plot]")):
         check_plot(Path("a.png"))
 
