@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
 
@@ -83,6 +83,27 @@ def stage(folder: Path, write: Callable[[BinaryIO], object]) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def locked(lock: Path, seconds: float = 30.0) -> Iterator[None]:
+    """Hold a lock that is one process's of this machine at a time.
+
+    Raises `VaultUnavailable` where another one holds it for so many seconds, and as `raised_as_vault_error`.
+    """
+    file = FileLock(lock, timeout=seconds, mode=0o600)
+    with raised_as_vault_error(str(lock)):
+        try:
+            file.acquire()
+        except Timeout as error:
+            raise VaultUnavailable(
+                f"could not acquire the lock {lock} within {seconds:.0f} s",
+                hint="another process of this machine holds it",
+            ) from error
+    try:
+        yield
+    finally:
+        file.release()
+
+
 def create(staged: Path, path: Path) -> None:
     """Give a staged file its name, unless that is taken: FileExistsError, and the file stays staged.
 
@@ -93,7 +114,7 @@ def create(staged: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        with FileLock(path.parent / ".lock", mode=0o600):
+        with locked(path.parent / ".lock"):
             if path.exists():
                 raise FileExistsError(errno.EEXIST, "exists", path) from error
             os.replace(staged, path)

@@ -10,8 +10,6 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from filelock import FileLock, Timeout
-
 from atlas.errors import VaultError, VaultUnavailable
 from atlas.logging import get_logger
 from atlas.types import ObjectStore
@@ -219,15 +217,8 @@ class Outbox:
         """One process at a time: a document that was overtaken must not arrive after its successor."""
         with files.raised_as_vault_error(str(self._lock)):
             files.make_folder(self._lock.parent)
-            lock = FileLock(self._lock, timeout=seconds, mode=0o600)
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise VaultUnavailable(f"another delivery of {self._spool.folder}") from error
-        try:
+        with files.locked(self._lock, seconds):
             yield
-        finally:
-            lock.release()
 
     def _last_words(self) -> None:
         if self._stopped or not self._waiting:

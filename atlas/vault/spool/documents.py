@@ -7,13 +7,11 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-
-from filelock import FileLock, Timeout
 
 from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
 from atlas.logging import get_logger
@@ -25,8 +23,6 @@ log = get_logger(__name__)
 #: Bytes of documents in one delivery, unless a single one has more.
 _BATCH_BYTES = 256 << 20
 _COPY_BYTES = 1 << 20
-#: The lock is held while a file is given or loses its name.
-_LOCK_SECONDS = 30.0
 #: Temporary files older than this were left by a crash.
 _STALE_SECONDS = 86_400
 
@@ -71,7 +67,7 @@ class Documents:
             files.make_folder(self._folder)
             staged = files.stage(self._folder, write)
             try:
-                with self._turn():
+                with files.locked(self._folder / ".lock"):
                     files.replace(staged, self._path(key))
             finally:
                 staged.unlink(missing_ok=True)
@@ -176,7 +172,7 @@ class Documents:
         return len(batch)
 
     def _leave(self, batch: list[_Waiting], aside: Path | None = None) -> None:
-        with files.raised_as_vault_error(str(self._folder)), self._turn():
+        with files.raised_as_vault_error(str(self._folder)), files.locked(self._folder / ".lock"):
             for one in batch:
                 if not one.is_the_one_at(one.path):
                     continue
@@ -189,13 +185,3 @@ class Documents:
     def _path(self, key: str) -> Path:
         # by digest: a key is longer than a file's name may be
         return self._folder / hashlib.sha256(key.encode()).hexdigest()
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        try:
-            with FileLock(self._folder / ".lock", timeout=_LOCK_SECONDS, mode=0o600):
-                yield
-        except Timeout as error:
-            raise VaultUnavailable(
-                f"could not acquire the lock of {self._folder} in time"
-            ) from error

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from atlas.errors import VaultUnavailable
 from atlas.logging import get_logger
 from atlas.vault import files
@@ -16,8 +14,6 @@ from atlas.vault import files
 log = get_logger(__name__)
 
 _HOUR = 3600.0
-#: The file is kept for a rewrite of a few kilobytes only.
-_LOCK_SECONDS = 30.0
 
 
 class CommitBudget:
@@ -41,13 +37,8 @@ class CommitBudget:
         """
         with files.raised_as_vault_error(str(self._path)):
             files.make_folder(self._path.parent)
-            try:
-                with FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS, mode=0o600):
-                    wait = self._count()
-            except Timeout as error:
-                raise VaultUnavailable(
-                    f"could not acquire the lock of {self._path} in time"
-                ) from error
+            with files.locked(self._path.with_suffix(".lock")):
+                wait = self._count()
         if wait is not None:
             log.warning(
                 "commit_budget_spent",

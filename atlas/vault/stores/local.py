@@ -19,17 +19,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
-from atlas.errors import VaultDenied, VaultUnavailable
+from atlas.errors import VaultDenied
 from atlas.types import ObjectInfo
 from atlas.vault import files
 from atlas.vault.layout import CARD, check_folder, check_key, file_uri
 from atlas.vault.stores.base import COPY_BYTES, FsspecStore, Source, taken
 from atlas.vault.stores.card import fresh_card, tables
-
-#: Seconds after which a process that keeps the lock counts as stuck: it is held for a rename only.
-_LOCK_SECONDS = 30.0
 
 
 class LocalStore(FsspecStore):
@@ -178,15 +173,8 @@ class LocalStore(FsspecStore):
         files.make_folder(path.parent)
         return files.stage(path.parent, partial(shutil.copyfileobj, source, length=COPY_BYTES))
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        try:
-            with FileLock(self.root / ".lock", timeout=_LOCK_SECONDS, mode=0o600):
-                yield
-        except Timeout as error:
-            raise VaultUnavailable(
-                f"could not acquire the lock of {self.root} within {_LOCK_SECONDS:.0f} s"
-            ) from error
+    def _lock(self) -> contextlib.AbstractContextManager[None]:
+        return files.locked(self.root / ".lock")
 
     def _walk(self, prefix: str, folder: Path) -> Iterator[ObjectInfo]:
         try:
