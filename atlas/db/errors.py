@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from atlas.errors import (
@@ -163,3 +163,9 @@ def _diagnosis(error: BaseException, field: str) -> str | None:
             return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
     value = getattr(error, field.lower(), None)
     return value if isinstance(value, str) else None
+
+
+def cause_of(error: Exception) -> str:
+    """What happened, in a line; SQLAlchemy's own text would repeat the statement with its values."""
+    cause = error.orig if isinstance(error, StatementError) and error.orig else error
+    return f"{type(cause).__name__}: {cause}"

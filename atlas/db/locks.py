@@ -1,18 +1,28 @@
-"""Trying again what gave way to somebody else's lock."""
+"""Advisory locks, and trying again what gave way to somebody else's lock."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import tenacity
+from sqlalchemy import text
 
 from atlas.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from atlas.db.database import Database
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_KEEPALIVE = (
+    "SELECT set_config('tcp_keepalives_idle', '20', false), "
+    "set_config('tcp_keepalives_interval', '10', false), "
+    "set_config('tcp_keepalives_count', '4', false)"
+)
 #: lock_not_available, deadlock_detected, serialization_failure.
 _GAVE_WAY = frozenset({"55P03", "40P01", "40001"})
 
@@ -39,3 +49,29 @@ def retry_when_locked(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[
         return await controller(work, *args, **kwargs)
 
     return again
+
+
+@contextlib.asynccontextmanager
+async def advisory_lock(database: Database, name: str, *, wait: bool) -> AsyncIterator[bool]:
+    """Hold a lock of this database, on a connection of its own; yields whether it is held.
+
+    It is free the moment the process dies, and within a minute when its machine does.
+    """
+    engine = await database.engine()
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        # not after TCP's two hours
+        await connection.execute(text(_KEEPALIVE))
+        how = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
+        answer = await connection.scalar(text(f"SELECT {how}(hashtext(:name))"), {"name": name})
+        if answer is False:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            # a broken connection has let go already; it must not go back to the pool as if it held
+            with contextlib.suppress(Exception):
+                await connection.execute(
+                    text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name}
+                )

@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from atlas.config import Settings, get_settings
+from atlas.db.after_commit import after_commit
 from atlas.db.clock import Session
+from atlas.db.errors import cause_of
 from atlas.errors import AtlasError, InvalidInput, Unavailable
-from atlas.events.after_commit import after_commit
 from atlas.events.delivery.deliverer import TIMEOUT, Deliverer
 from atlas.events.delivery.endpoints import Endpoints, default_endpoint
 from atlas.events.delivery.senders import Notify, TargetHandler
@@ -21,7 +22,7 @@ from atlas.events.delivery.settings_endpoint import check_default, send_unrecord
 from atlas.events.event import Event, make_event
 from atlas.events.handlers import Handler, Handlers
 from atlas.events.listening import POLL, Batch, listen
-from atlas.events.recording import append_alone, append_within, describe
+from atlas.events.recording import append_alone, append_within
 from atlas.events.retention import Retained, retain
 from atlas.logging import get_logger
 from atlas.notifications.jobs import note
@@ -171,7 +172,7 @@ class EventBus:
                 after_commit(session, lambda: self._dispatch_all(made))
         except Exception as error:
             with contextlib.suppress(Exception):
-                log.error("event_emit_failed", error=describe(error))
+                log.error("event_emit_failed", error=cause_of(error))
 
     def emit_soon(
         self,
@@ -257,9 +258,9 @@ class EventBus:
         except (AtlasError, ValueError) as error:
             if not isinstance(error, Unavailable):
                 self._ensured = settings  # said once
-            log.error("event_endpoint_not_made", error=describe(error))
+            log.error("event_endpoint_not_made", error=cause_of(error))
         except Exception as error:
-            log.error("event_endpoint_not_made", error=describe(error))
+            log.error("event_endpoint_not_made", error=cause_of(error))
 
     def _dispatch(
         self, events: list[Event]
@@ -278,7 +279,7 @@ class EventBus:
         try:
             self._dispatch(events)
         except Exception as error:
-            log.error("event_emit_failed", error=describe(error))
+            log.error("event_emit_failed", error=cause_of(error))
 
     def _start_delivery(self) -> None:
         loop = asyncio.get_running_loop()
@@ -292,7 +293,7 @@ class EventBus:
                 self._delivering[loop] = False
                 await self.deliver_pending()
         except Exception as error:
-            log.error("event_delivery_stopped", error=describe(error))
+            log.error("event_delivery_stopped", error=cause_of(error))
             note(error, "deliverer")
         finally:
             del self._delivering[loop]
@@ -319,7 +320,7 @@ def _make(events: Iterable[Sequence[Any]]) -> tuple[list[Event], list[NewEvent]]
             event, row = make_event(event_type, entity_id, payload)
         except Exception as error:
             with contextlib.suppress(Exception):
-                log.error("event_emit_failed", error=describe(error))
+                log.error("event_emit_failed", error=cause_of(error))
             continue
         made.append(event)
         rows.append(row)

@@ -7,10 +7,9 @@ import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import StatementError
-from sqlalchemy.ext.asyncio import AsyncSession
-
+from atlas.db.clock import Session
 from atlas.db.driver import driver_of
+from atlas.db.errors import cause_of
 from atlas.errors import Unavailable
 from atlas.logging import get_logger
 from atlas.repositories.events.log import NO_PARTITION, Appended, EventLog, NewEvent, NotAppended
@@ -18,7 +17,7 @@ from atlas.repositories.events.log import NO_PARTITION, Appended, EventLog, NewE
 if TYPE_CHECKING:
     from atlas.db import Database
 
-__all__ = ["append_alone", "append_within", "describe"]
+__all__ = ["append_alone", "append_within"]
 
 log = get_logger(__name__)
 
@@ -27,7 +26,7 @@ EMIT_TIMEOUT = 5.0
 
 
 async def append_within(
-    database: Database, session: AsyncSession, rows: list[NewEvent]
+    database: Database, session: Session, rows: list[NewEvent]
 ) -> list[Appended] | None:
     """Write in the caller's transaction; what fails is logged and undone alone, and None returned."""
     try:
@@ -98,10 +97,4 @@ def _let_go(task: asyncio.Task[Any], drivers: list[Any]) -> None:
 def _log_unrecorded(error: Exception, rows: Sequence[NewEvent]) -> None:
     with contextlib.suppress(Exception):  # whatever is wrong with the log is nobody's trouble here
         types = sorted({row.event_type for row in rows})
-        log.error("event_not_recorded", event_types=types, error=describe(error))
-
-
-def describe(error: Exception) -> str:
-    """What happened; SQLAlchemy's own text would repeat the statement with the payload."""
-    cause = error.orig if isinstance(error, StatementError) and error.orig else error
-    return f"{type(cause).__name__}: {cause}"
+        log.error("event_not_recorded", event_types=types, error=cause_of(error))

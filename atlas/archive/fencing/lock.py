@@ -16,10 +16,9 @@ import socket
 import uuid
 from collections.abc import AsyncIterator
 
-from sqlalchemy import text
-
 from atlas.config import get_settings
 from atlas.db import Database
+from atlas.db.locks import advisory_lock
 from atlas.errors import ArchiverBusy, AtlasError, DatabaseError
 from atlas.logging import get_logger
 from atlas.repositories.ledger.control import ControlWriter
@@ -29,13 +28,8 @@ log = get_logger(__name__)
 #: Seconds without a heartbeat after which another archiver may begin.
 LEASE_SECONDS = 20.0
 
-_KEY = "hashtext('atlas.archiver')"
+_LOCK = "atlas.archiver"
 _LOCK_NOT_AVAILABLE = "55P03"
-_KEEPALIVE = (
-    "SELECT set_config('tcp_keepalives_idle', '20', false), "
-    "set_config('tcp_keepalives_interval', '10', false), "
-    "set_config('tcp_keepalives_count', '4', false)"
-)
 
 
 @contextlib.asynccontextmanager
@@ -65,21 +59,10 @@ async def _take_fence(database: Database, wait: bool) -> int:
 
 @contextlib.asynccontextmanager
 async def _advisory(database: Database, wait: bool) -> AsyncIterator[None]:
-    engine = await database.engine()
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        # the lock of a machine that vanished is free within a minute, not after TCP's two hours
-        await connection.execute(text(_KEEPALIVE))
-        if wait:
-            await connection.execute(text(f"SELECT pg_advisory_lock({_KEY})"))
-        elif not await connection.scalar(text(f"SELECT pg_try_advisory_lock({_KEY})")):
+    async with advisory_lock(database, _LOCK, wait=wait) as held:
+        if not held:
             raise ArchiverBusy("another archiver is at work on this database")
-        try:
-            yield
-        finally:
-            # a broken connection has let go already; it must not go back to the pool as if it held
-            with contextlib.suppress(Exception):
-                await connection.execute(text(f"SELECT pg_advisory_unlock({_KEY})"))
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from sqlalchemy import text
-
 from atlas.archive.maintenance.inputs import Input
 from atlas.archive.maintenance.rewrite import Rewritten, rewrite
 from atlas.archive.recovery.ownership import SHARED_HINT, is_sole_owner
 from atlas.archive.session import Steps
-from atlas.db.clock import Session, clock
+from atlas.db.clock import clock
 from atlas.logging import get_logger
 from atlas.reading.appended import appended_files
 from atlas.reading.cold import why_left_out
-from atlas.repositories.erasure import FORGOTTEN
+from atlas.repositories.erasure import Erasure
 from atlas.repositories.hot.snapshot import ColdFile, Selection, remember_metrics
 from atlas.repositories.ledger.files import FileRecord, LedgerReader
 from atlas.types import Dataset, ObjectStore, Progress
@@ -58,7 +56,7 @@ async def compact(
         now = await clock(session)
         live = await LedgerReader(session).live_files(Dataset.STATS)
         adopted = await LedgerReader(session).keys(Dataset.METRICS)
-        forgotten = await forgotten_ids(session)
+        forgotten = await Erasure(session).forgotten()
     appended, left_out = list[Input](), list[str]()
     if await offload(is_sole_owner, steps.store, steps.owner):
         closed = await offload(lambda: list(closed_metrics(steps.store, now, adopted)))
@@ -131,11 +129,6 @@ def _examined(store: ObjectStore, files: list[ColdFile]) -> tuple[list[Input], l
             log.warning("metrics_left_out", key=cold.object_key, reason=reason)
             left_out.append(f"{cold.object_key}: {reason}")
     return taken, left_out
-
-
-async def forgotten_ids(session: Session) -> tuple[str, ...]:
-    """Ids whose rows do not count."""
-    return tuple(await session.scalars(text(f"SELECT video_id {FORGOTTEN}")))
 
 
 def _jobs(

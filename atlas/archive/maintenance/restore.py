@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas.archive.export.slices import Run
-from atlas.archive.maintenance.compaction import forgotten_ids
 from atlas.archive.maintenance.inputs import Input, open_source
 from atlas.archive.session import Steps
 from atlas.config import get_settings
@@ -26,6 +25,7 @@ from atlas.errors import InvalidInput, VerificationFailed
 from atlas.logging import get_logger
 from atlas.reading.appended import appended_files
 from atlas.reading.cold import as_scalar, why_left_out
+from atlas.repositories.erasure import Erasure
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.restored import Pin, Pins, RestoredSamples, StagedSamples
 from atlas.repositories.hot.snapshot import Selection
@@ -153,7 +153,7 @@ async def _samples(steps: Steps, inputs: list[Input], span: Pin) -> AsyncIterato
     since, until = as_scalar(span.since), as_scalar(span.until)
     async with steps.database.transaction(read_only=True) as session:
         # an erasure that died has barred ids whose rows still lie in files
-        forgotten = await forgotten_ids(session)
+        forgotten = await Erasure(session).forgotten()
     with workdir() as folder:
         source, days = await open_source(steps, inputs, forgotten, folder)
         for day in days:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from atlas.archive.maintenance.compaction import forgotten_ids
 from atlas.archive.recovery.examination import (
     NOT_WHOLE,
     Footer,
@@ -170,7 +169,7 @@ async def _sieves(
 ) -> Callable[[], Sieve]:
     """What makes a sieve for each file: what to look for in its rows."""
     async with steps.database.transaction(read_only=True) as session:
-        forgotten = frozenset(await forgotten_ids(session))
+        forgotten = frozenset(await Erasure(session).forgotten())
         digests = await ErasedDigests(session).all()
         slices = _later_slices(view, batches, adopting)
         hot = pa.array(await StaleSamples(session).hot_hours(), pa.int64()) if slices else None

@@ -92,6 +92,12 @@ async def examine_sessions(database: Database) -> tuple[str, str]:
     return f"as Atlas needs them; it replaces {found}", f"for other programs of this user: {mend}"
 
 
+async def server_version(database: Database) -> str:
+    """PostgreSQL's version, as it states it."""
+    async with database.transaction(read_only=True) as session:
+        return str(await session.scalar(text("SHOW server_version")))
+
+
 async def examine_pooler(database: Database) -> str:
     """Whether a pooler is in between, and known. Raises `ConfigurationError`."""
     engine = await database.engine()

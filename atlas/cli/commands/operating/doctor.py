@@ -100,13 +100,10 @@ async def _settings() -> str:
 
 
 async def _database() -> str:
-    from sqlalchemy import text
-
     from atlas.db import db
+    from atlas.db.administration.examination import server_version
 
-    async with db.transaction(read_only=True) as session:
-        version = await session.scalar(text("SHOW server_version"))
-    return f"PostgreSQL {version}"
+    return f"PostgreSQL {await server_version(db)}"
 
 
 async def _pooler() -> str:
@@ -138,15 +135,14 @@ async def _migrations() -> str:
 
 
 async def _clock() -> str:
-    from sqlalchemy import text
-
     from atlas.db import db
+    from atlas.db.clock import clock
 
     begun = datetime.now(UTC)
     async with db.transaction(read_only=True) as session:
-        theirs = await session.scalar(text("SELECT clock_timestamp()"))
+        theirs = await clock(session)
     ours = begun + (datetime.now(UTC) - begun) / 2
-    skew = (theirs - ours).total_seconds() if isinstance(theirs, datetime) else 0.0
+    skew = (theirs - ours).total_seconds()
     if abs(skew) > _SKEW:
         raise AtlasError(
             f"the database's clock is {skew:+.1f} s from this machine's",

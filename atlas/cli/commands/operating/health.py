@@ -29,14 +29,13 @@ async def _reason(timeout: float) -> str | None:
     """Why this machine is not healthy, or None."""
     import asyncio
 
-    from sqlalchemy import text
-
     from atlas.db import db
+    from atlas.db.clock import clock
     from atlas.errors import AtlasError
 
     try:
         async with asyncio.timeout(timeout), db.session() as session:
-            await session.execute(text("SELECT 1"))
+            await clock(session)
     except TimeoutError:
         return f"the database did not answer in {timeout:g} s"
     except AtlasError as error:
