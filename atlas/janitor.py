@@ -142,6 +142,9 @@ class Janitor:
         days = get_settings().search_revive_days
         async with self.database.transaction() as session:
             revived = await SearchQueue(session).revive(days)
+            if revived:
+                facts = {"terms": revived}
+                await bus_of(self.database).emit("search.revived", payload=facts, session=session)
         if revived:
             log.info("search_terms_revived", terms=revived, days=days)
 

@@ -22,7 +22,16 @@ from atlas.repositories.search_queue import SearchQueue
 from atlas.repositories.videos import Videos, Work
 from atlas.repositories.watchlist import NewEntry, Watchlist
 from atlas.scheduling.calendar import Calendar
-from atlas.types import Channel, Sample, SearchStatus, Taken, Video, VideoStatus, check_id
+from atlas.types import (
+    Channel,
+    Sample,
+    SearchStatus,
+    Taken,
+    TrackingTier,
+    Video,
+    VideoStatus,
+    check_id,
+)
 
 if TYPE_CHECKING:
 
@@ -108,9 +117,12 @@ class MaiaDAO(GhostTrackingMixin):
             ) from None
         results = parse_counter(result_count, field="result_count") or 0
         async with self.database.transaction() as session:
-            await SearchQueue(session).report(
+            term = await SearchQueue(session).report(
                 term_id, next_page_token=next_token, results=results, status=state
             )
+            if state is SearchStatus.EXHAUSTED:
+                bus = bus_of(self.database)
+                await bus.emit("search.exhausted", str(term_id), {"term": term}, session=session)
 
     async def add_to_search_queue(self, terms: Iterable[str]) -> int:
         """Add search terms; a repeat raises the mention count. Returns how many distinct ones were taken.
@@ -120,7 +132,12 @@ class MaiaDAO(GhostTrackingMixin):
         if isinstance(terms, str):
             raise InvalidInput("terms is one text", field="terms", value=terms, hint="give a list")
         async with self.database.transaction() as session:
-            return await SearchQueue(session).add(terms)
+            queue = SearchQueue(session)
+            taken = await queue.add(terms)
+            if queue.added:
+                facts = {"terms": queue.added}
+                await bus_of(self.database).emit("search.added", payload=facts, session=session)
+            return taken
 
     async def ingest_video_metadata(
         self, video_data: Mapping[str, Any], priority_override: int | None = None
@@ -157,9 +174,11 @@ class MaiaDAO(GhostTrackingMixin):
             taken = await Videos(session).discover(videos, channels)
             if taken.new and get_settings().watchlist_on_ingest:
                 published = {video.id: video.published_at for video in videos}
-                await Watchlist(session).add(
+                watchlist = Watchlist(session)
+                await watchlist.add(
                     NewEntry(video_id, published_at=published[video_id]) for video_id in taken.new
                 )
+                await self._emit_added(session, watchlist.added, TrackingTier.HOURLY)
             if taken.new:
                 await self._tell_discovered(session, videos, set(taken.new))
             return taken.videos

@@ -16,6 +16,7 @@ from atlas.types import TrackingTier, check_id
 
 if TYPE_CHECKING:
     from atlas.db import Database
+    from atlas.db.clock import Session
     from atlas.repositories.leases import Head
     from atlas.scheduling.calendar import Calendar
 
@@ -46,10 +47,9 @@ class GhostTrackingMixin:
             parse_moment(published_at, field="published_at"),
         )
         async with self.database.transaction() as session:
-            if await Watchlist(session).add([entry]):
-                facts = {"video_id": entry.video_id, "tracking_tier": entry.tracking_tier}
-                bus = bus_of(self.database)
-                await bus.emit("watchlist.added", entry.video_id, facts, session=session)
+            watchlist = Watchlist(session)
+            await watchlist.add([entry])
+            await self._emit_added(session, watchlist.added, entry.tracking_tier)
 
     async def fetch_tracking_batch(self, batch_size: int = 50) -> list[TrackingRow]:
         """Lease due videos, earliest first: video_id, tracking_tier, last_tracked_at, next_track_at.
@@ -83,7 +83,21 @@ class GhostTrackingMixin:
         if not reports:
             return
         async with self.database.transaction() as session:
-            await Watchlist(session).report(reports)
+            watchlist = Watchlist(session)
+            await watchlist.report(reports)
+            changed = [
+                (
+                    "watchlist.tier_changed",
+                    one.video_id,
+                    {"video_id": one.video_id, "tracking_tier": one.after, "before": one.before},
+                )
+                for one in watchlist.tier_changes
+            ]
+            await bus_of(self.database).emit_many(changed, session=session)
+
+    async def _emit_added(self, session: Session, ids: Sequence[str], tier: TrackingTier) -> None:
+        added = [("watchlist.added", one, {"video_id": one, "tracking_tier": tier}) for one in ids]
+        await bus_of(self.database).emit_many(added, session=session)
 
     def calculate_next_track_time(
         self, published_at: datetime | str | None, tier: str | None = None

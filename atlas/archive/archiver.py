@@ -151,7 +151,10 @@ class Archiver:
         where the owner is not clear.
         """
         async with archiver_lock(self.database) as fence:
-            return await rebuild(self.database, self.store, fence, owner, progress)
+            report = await rebuild(self.database, self.store, fence, owner, progress)
+        facts = {"epoch": report.epoch, "files": report.files, "rows": report.rows}
+        await bus_of(self.database).emit("archive.rebuilt", payload=facts)
+        return report
 
     async def fsck(self, *, deep: bool = False, progress: Progress | None = None) -> list[Finding]:
         """Compare the ledger with the store, changing nothing; no finding means all is well.
@@ -241,7 +244,11 @@ class Archiver:
         """
         first, last = parse_boundary(since, field="since"), parse_boundary(until, field="until")
         async with self._held() as steps:
-            return await release(steps, first, last)
+            report = await release(steps, first, last)
+        if report.pins:
+            facts = {"spans": report.pins, "rows": report.rows, "kept": report.kept}
+            await bus_of(self.database).emit("archive.released", payload=facts)
+        return report
 
     @tracked("archiver")
     async def forget(

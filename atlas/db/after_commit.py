@@ -31,9 +31,12 @@ def after_commit(session: AsyncSession, run: Callable[[], None]) -> None:
 
     ``run`` must not raise, and must not use the session. A transaction is begun if there is none,
     so that work given before the session's first statement belongs to the transaction of that
-    statement.
+    statement. In a session of `Database.autocommit` every statement has committed: at once.
     """
     inner = session.sync_session
+    if inner.info.get("atlas.autocommit"):
+        run()
+        return
     if not inner.in_transaction():
         inner.begin()
     work: list[_Work] | None = inner.info.get(_KEY)

@@ -131,6 +131,7 @@ class Database:
         async def begin(stack: AsyncExitStack) -> AsyncSession:
             session = await self._open_session(stack)
             await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            session.info["atlas.autocommit"] = True
             return session
 
         return _Opened(begin)
@@ -138,7 +139,9 @@ class Database:
     async def _open_session(self, stack: AsyncExitStack) -> AsyncSession:
         engine = await self.engine()
         stack.push(_translate_sqlalchemy)
-        return await stack.enter_async_context(AsyncSession(engine, expire_on_commit=False))
+        # for who has the session only: after-commit work looks for the handlers of its database
+        made = AsyncSession(engine, expire_on_commit=False, info={"atlas.database": self})
+        return await stack.enter_async_context(made)
 
     async def engine(self) -> AsyncEngine:
         """The engine of the running loop. Do not keep it beyond the loop, nor dispose of it."""

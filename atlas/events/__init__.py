@@ -9,12 +9,15 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from atlas.events.bus import EventBus, Handler
+from atlas.events.bus import EventBus, Handler, dispatch_noted
 from atlas.events.event import Event
 from atlas.events.listening import Batch
+from atlas.repositories.events import log
+from atlas.repositories.events.log import RecordedEvent
 
 if TYPE_CHECKING:
     from atlas.db import Database
+    from atlas.db.clock import Session
 
 __all__ = ["Batch", "Event", "EventBus", "Handler", "bus_of", "events"]
 
@@ -37,6 +40,15 @@ def bus_of(database: Database) -> EventBus:
     if bus is None:
         bus = _buses[database] = EventBus(database)
     return bus
+
+
+async def _noted(session: Session, row: RecordedEvent) -> None:
+    database = session.info.get("atlas.database")
+    if database is not None:
+        await dispatch_noted(bus_of(database), session, Event.of(row))
+
+
+log.on_note = _noted
 
 
 def __getattr__(name: str) -> Any:

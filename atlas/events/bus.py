@@ -32,7 +32,7 @@ from atlas.repositories.events.log import Appended, NewEvent
 if TYPE_CHECKING:
     from atlas.db import Database
 
-__all__ = ["EventBus", "Handler"]
+__all__ = ["EventBus", "Handler", "dispatch_noted"]
 
 log = get_logger(__name__)
 
@@ -308,6 +308,13 @@ class EventBus:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited for it has it, or has gone
+
+
+async def dispatch_noted(bus: EventBus, session: Session, event: Event) -> None:
+    """Call handlers, and deliver, once an event that a repository wrote is committed."""
+    if bus._handlers.wanted(event.event_type):
+        await bus._handlers.attach()
+    after_commit(session, lambda: bus._dispatch_all([event]))
 
 
 def _make(events: Iterable[Sequence[Any]]) -> tuple[list[Event], list[NewEvent]]:

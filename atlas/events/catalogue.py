@@ -64,6 +64,18 @@ CATALOGUE: Mapping[str, EventType] = {
         "The vault was copied to another place, and counts there.",
         fields={"objects": "objects copied", "bytes": "their size"},
     ),
+    "archive.rebuilt": EventType(
+        "The ledger was written anew from the files in the vault.",
+        fields={"epoch": "the new epoch", "files": "files found", "rows": "their samples"},
+    ),
+    "archive.released": EventType(
+        "Restored spans were let go of.",
+        fields={
+            "spans": "how many",
+            "rows": "samples removed from PostgreSQL",
+            "kept": "samples written meanwhile, which the next run archives",
+        },
+    ),
     "archive.restored": EventType(
         "Cold samples were brought back to PostgreSQL.",
         fields={"since": "beginning of the span", "until": "its end", "rows": "samples restored"},
@@ -120,6 +132,14 @@ CATALOGUE: Mapping[str, EventType] = {
             "reason": "why nothing was removed, if so",
         },
     ),
+    "search.added": EventType("Search terms were added.", fields={"terms": "how many new ones"}),
+    "search.exhausted": EventType(
+        "A search term has no further results.", "the term's id", {"term": "its text"}
+    ),
+    "search.revived": EventType(
+        "Search terms exhausted SEARCH_REVIVE_DAYS ago are searched for again.",
+        fields={"terms": "how many"},
+    ),
     "video.discovered": EventType(
         "A video is new.",
         "the video's id",
@@ -149,8 +169,21 @@ CATALOGUE: Mapping[str, EventType] = {
         "the video's id",
         {"video_id": "the video's id", "tracking_tier": "how often"},
     ),
+    "watchlist.budget_spent": EventType(
+        "The last samples of a day's TRACKING_SAMPLES_PER_DAY were given to workers.",
+        fields={"samples": "the budget", "until": "end of the UTC day"},
+    ),
+    "watchlist.tier_changed": EventType(
+        "A video is sampled more often, or less.",
+        "the video's id",
+        {
+            "video_id": "the video's id",
+            "tracking_tier": "how often",
+            "before": "the tier that it had",
+        },
+    ),
     "work.quarantined": EventType(
-        "Work was put aside: its attempts are spent. Written to the log only: handlers are not called.",
+        "Work was put aside: its attempts are spent.",
         "the kind of work",
         {"keys": "which, the first of them", "rows": "how many"},
     ),

@@ -14,7 +14,7 @@ from atlas.keys.accounting.accounts import Accounts
 from atlas.logging import get_logger
 from atlas.types import AlertLevel
 
-__all__ = ["GRACE", "announce", "is_ending", "leave", "run"]
+__all__ = ["GRACE", "announce", "emit_exhausted", "is_ending", "leave", "run"]
 
 #: Seconds that neighbours of a spent agent get to finish, and then once more to clean up when cancelled.
 GRACE = 30.0
@@ -25,6 +25,15 @@ T = TypeVar("T")
 _ending: ContextVar[asyncio.Event | None] = ContextVar("atlas_ending", default=None)
 
 log = get_logger(__name__)
+
+
+async def emit_exhausted(
+    error: QuotaExhausted, agent: str, bucket: str, accounts: Accounts
+) -> None:
+    """Record the event, where keys are shared by a database."""
+    if accounts.sharing is not None:
+        facts = {"agent": agent, "bucket": bucket, "retry_at": error.retry_at}
+        await accounts.sharing.emit("hydra.pool_exhausted", error.pool_name, facts)
 
 
 async def announce(error: QuotaExhausted, agent: str, bucket: str, accounts: Accounts) -> None:
@@ -41,8 +50,6 @@ async def announce(error: QuotaExhausted, agent: str, bucket: str, accounts: Acc
     sharing = accounts.sharing
     if sharing is not None:
         await sharing.flush()
-        facts = {"agent": agent, "bucket": bucket, "retry_at": retry_at}
-        await sharing.emit("hydra.pool_exhausted", error.pool_name, facts)
     if retry_at is None or not accounts.first_notice(f"{error.pool_name}:{bucket}", retry_at):
         return
     if sharing is not None and not await sharing.claim_notice(

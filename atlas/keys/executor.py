@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
 from typing import Any, Literal, NoReturn, TypeVar
 
 from atlas.errors import InvalidInput, QuotaExhausted, Unavailable
@@ -47,6 +48,7 @@ class HydraExecutor:
         self.key_ring = key_ring
         self.agent_name = agent_name
         self.on_exhausted = on_exhausted
+        self._exhausted: dict[str, datetime | None] = {}
         self.callers = Callers(agent_name)
 
     @property
@@ -106,11 +108,15 @@ class HydraExecutor:
         await self._end(call.bucket)
 
     async def _end(self, bucket: str) -> NoReturn:
-        error = self.key_ring.exhausted(bucket)
+        error, accounts = self.key_ring.exhausted(bucket), self.key_ring.accounts
+        # who goes on calling is told once a rest
+        if isinstance(error, QuotaExhausted) and self._exhausted.get(bucket) != error.retry_at:
+            self._exhausted[bucket] = error.retry_at
+            await ending.emit_exhausted(error, self.agent_name, bucket, accounts)
         if not isinstance(error, QuotaExhausted) or self.on_exhausted == "raise":
             track(error, {"agent": self.agent_name, "pool": self.key_ring.pool_name})
             raise error
-        await ending.announce(error, self.agent_name, bucket, self.key_ring.accounts)
+        await ending.announce(error, self.agent_name, bucket, accounts)
         ending.leave()
 
 

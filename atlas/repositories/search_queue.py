@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.errors import InvalidInput, LeaseLost, NotFound
 from atlas.logging import get_logger
@@ -54,7 +55,7 @@ _REPORT = text(f"""
     SET next_page_token = :next_page_token, status = :status, last_searched_at = clock_timestamp(),
         result_count_total = result_count_total + :results, {release()}
     WHERE id = :id AND (CAST(:lease AS uuid) IS NULL OR lease = :lease)
-    RETURNING id
+    RETURNING query_term
     """)
 
 _RECORD = text(f"""
@@ -130,7 +131,11 @@ class SearchQueueReader(Repository):
 
 
 class SearchQueue(SearchQueueReader):
-    """Changes the search terms."""
+    """Changes the search terms. ``added`` counts the new ones."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        super().__init__(session)
+        self.added = 0
 
     async def add(self, terms: Iterable[str]) -> int:
         """Add terms, or count their repeats as mentions; returns how many distinct terms were taken.
@@ -154,6 +159,7 @@ class SearchQueue(SearchQueueReader):
             if known := spellings[term] & there:
                 mentions[min(known)] = mentions.pop(term)
         await self._leave_out(mentions, mentions.keys() - there)
+        self.added += len(mentions.keys() - there)
         for part in chunks(sorted(mentions)):  # one lock order for everybody: no deadlocks
             counts = [mentions[term] for term in part]
             await self.session.execute(_ADD, {"terms": list(part), "mentions": counts})
@@ -192,8 +198,8 @@ class SearchQueue(SearchQueueReader):
         results: int,
         status: SearchStatus = SearchStatus.ACTIVE,
         lease: uuid.UUID | None = None,
-    ) -> None:
-        """Record a search, add to its count of results, and end the lease.
+    ) -> str:
+        """Record a search, add to its count of results, and end the lease; returns the term.
 
         Raises `NotFound` for an unknown term, and `LeaseLost` when ``lease`` is given and is no
         longer the current one; then nothing is changed.
@@ -205,8 +211,9 @@ class SearchQueue(SearchQueueReader):
             "status": status,
             "lease": lease,
         }
-        if (await self.session.execute(_REPORT, values)).scalar() is not None:
-            return
+        term: str | None = (await self.session.execute(_REPORT, values)).scalar()
+        if term is not None:
+            return term
         known = await self.session.scalar(
             text("SELECT id FROM search_queue WHERE id = :id"), {"id": term_id}
         )

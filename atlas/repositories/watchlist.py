@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import ARRAY, Text, bindparam, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.repositories.base import Repository, as_json, chunks
 from atlas.repositories.hot.stats import COUNTER_COLUMNS, INSERT_SAMPLES
@@ -55,7 +56,7 @@ _REPORT = text(f"""
         ORDER BY video_id, last_tracked_at DESC, ordinality DESC
     ),
     locked AS MATERIALIZED (
-        SELECT q.video_id, {_settles("r.last_tracked_at")} AS settles
+        SELECT q.video_id, q.tracking_tier, {_settles("r.last_tracked_at")} AS settles
         FROM watchlist q JOIN report r ON r.video_id = q.video_id
         WHERE (q.last_tracked_at IS NULL OR q.last_tracked_at <= r.last_tracked_at)
           AND (r.lease IS NULL OR r.lease = q.lease)
@@ -63,7 +64,8 @@ _REPORT = text(f"""
     ),
     settled AS (
         DELETE FROM watchlist q USING locked
-        WHERE q.video_id = locked.video_id AND locked.settles RETURNING q.video_id
+        WHERE q.video_id = locked.video_id AND locked.settles
+        RETURNING q.video_id, q.tracking_tier, q.tracking_tier
     ),
     rescheduled AS (
         UPDATE watchlist q
@@ -77,9 +79,9 @@ _REPORT = text(f"""
             {release()}
         FROM report r, locked
         WHERE q.video_id = locked.video_id AND r.video_id = locked.video_id AND NOT locked.settles
-        RETURNING q.video_id
+        RETURNING q.video_id, locked.tracking_tier, q.tracking_tier
     )
-    SELECT video_id FROM settled UNION ALL SELECT video_id FROM rescheduled
+    SELECT * FROM settled UNION ALL SELECT * FROM rescheduled
     """)
 
 # a late sample is none of the last ones
@@ -227,6 +229,15 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
+class TierChange:
+    """A video is sampled by another tier than before."""
+
+    video_id: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class TierSummary:
     """How many entries a tier has, how many of them are due now, and how many are leased."""
 
@@ -253,7 +264,12 @@ class WatchlistReader(Repository):
 
 
 class Watchlist(WatchlistReader):
-    """Changes the schedule."""
+    """Changes the schedule. ``added`` are the ids that came in, ``tier_changes`` what `report` changed."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        super().__init__(session)
+        self.added: list[str] = []
+        self.tier_changes: list[TierChange] = []
 
     async def add(self, entries: Iterable[NewEntry]) -> int:
         """Add videos that are not there yet; those that are stay as they are. Returns how many came in."""
@@ -279,6 +295,7 @@ class Watchlist(WatchlistReader):
             seen = await ring.find(added)
             await self.session.execute(_REMOVE, {"ids": list(seen.sampled)})
             added -= seen.sampled
+        self.added += sorted(added)
         return len(added)
 
     async def claim(
@@ -310,16 +327,23 @@ class Watchlist(WatchlistReader):
         changed: set[str] = set()
         by_video = sorted(reports, key=lambda report: report.video_id)
         for part in chunks(by_video):
-            rows = await self.session.execute(_REPORT, {"reports": as_json(part)})
-            changed.update(rows.scalars())
+            changed |= await self._report(part)
             # who reports without a lease need not know that the calendar has the video
             others = [one for one in part if one.lease is None and one.video_id not in changed]
             parked = (await RingReader(self.session).find(one.video_id for one in others)).cohorts
             if parked := {key: cohort for key, cohort in parked.items() if cohort != KNOWN}:
                 woken = await Parking(self.session).wake_ids(parked)
                 again = [one for one in others if one.video_id in parked]
-                rows = await self.session.execute(_REPORT, {"reports": as_json(again)})
-                changed.update(rows.scalars())
+                changed |= await self._report(again)
                 # a report older than the last sample leaves the video parked
                 await self.session.execute(_REMOVE, {"ids": sorted(woken - changed)})
         return changed
+
+    async def _report(self, reports: Sequence[TrackingReport]) -> set[str]:
+        rows = (await self.session.execute(_REPORT, {"reports": as_json(reports)})).all()
+        self.tier_changes += [
+            TierChange(video_id, before, after)
+            for video_id, before, after in rows
+            if before != after
+        ]
+        return {video_id for video_id, _, _ in rows}

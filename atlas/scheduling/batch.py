@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from atlas.db.locks import retry_when_locked
 from atlas.errors import AtlasError, DatabaseUnavailable, InvalidInput, LeaseLost
+from atlas.events import bus_of
 from atlas.ingest import AHEAD, with_partitions
 from atlas.logging import get_logger
 from atlas.repositories.hot.stats import checked
@@ -244,13 +245,15 @@ class Batch(Generic[ItemT]):
         endings = [item.word for item in items if isinstance(item.word, Unfinished)]
         done = [item.word for item in items if not isinstance(item.word, Unfinished)]
         database, kind = self._claims.database, self._kind
+        events = [event for item in items if (event := kind.event(item)) is not None]
 
         @retry_when_locked
         async def write() -> set[str]:
             held: set[str] = set()
             # one statement needs no transaction around it
             both = bool(endings and done)
-            async with database.transaction() if both else database.autocommit() as session:
+            several = both or bool(events)
+            async with database.transaction() if several else database.autocommit() as session:
                 leases = Leases(session, kind.queue)
                 if both:
                     # in one order, and not first these and then those
@@ -261,6 +264,8 @@ class Batch(Generic[ItemT]):
                     held |= await kind.record(session, self._token, done)
                 if endings:
                     held |= await leases.settle(self._token, endings)
+                if told := [event for event in events if event[1] in held]:
+                    await bus_of(database).emit_many(told, session=session)
             return held
 
         if not items:

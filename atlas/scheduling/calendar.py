@@ -17,6 +17,7 @@ import numpy as np
 from atlas.config import get_settings
 from atlas.db.clock import Session
 from atlas.db.locks import retry_when_locked
+from atlas.events import bus_of
 from atlas.logging import get_logger
 from atlas.repositories.leases import check_limit
 from atlas.repositories.ring.cohorts import (
@@ -205,6 +206,10 @@ class Calendar:
         asked_at = time.monotonic()
         async with self.database.transaction() as session:
             grant = await TrackingBudget(session).grant(wanted, budget)
+            if grant.last:
+                facts = {"samples": budget, "until": grant.ends}
+                bus = bus_of(self.database)
+                await bus.emit("watchlist.budget_spent", payload=facts, session=session)
         if grant.ends != self._day_ends:
             self._block = 0
         self._block += grant.samples

@@ -50,11 +50,16 @@ log = get_logger(__name__)
 class Sharing:
     """Joins ``accounts`` with those of other processes. `start` runs it in a thread; simulations call `step`.
 
-    ``at`` replaces the time of the database's clock.
+    ``at`` replaces the time of the database's clock; ``bus`` is the one whose handlers are called.
     """
 
     def __init__(
-        self, accounts: Accounts, database: Database, *, at: Callable[[], datetime] | None = None
+        self,
+        accounts: Accounts,
+        database: Database,
+        *,
+        at: Callable[[], datetime] | None = None,
+        bus: EventBus | None = None,
     ) -> None:
         self.accounts = accounts
         self.holder = uuid.uuid4().hex[:16]
@@ -62,6 +67,7 @@ class Sharing:
         self.away = False
         self._database = database
         self._at = at
+        self._events = bus
         self._read_at = 0.0
         self._pruned = False
         self._warned = False
@@ -144,7 +150,7 @@ class Sharing:
     def _bus(self) -> EventBus:
         from atlas.events import bus_of
 
-        return bus_of(self._database)
+        return self._events or bus_of(self._database)
 
     async def flush(self) -> None:
         """Write everything now: this process is about to end."""
@@ -317,9 +323,10 @@ def default_accounts() -> Accounts:
         accounts, sharing = Accounts(), None
         if settings.database_url is not None:
             from atlas.db import Database
+            from atlas.events import events
 
             url = settings.database_url.get_secret_value()
-            sharing = Sharing(accounts, Database(url, pool_size=1, max_overflow=2))
+            sharing = Sharing(accounts, Database(url, pool_size=1, max_overflow=2), bus=events)
         _default = (settings, pid, accounts, sharing)
     if old is not None and old[3] is not None:
         if old[1] == pid:

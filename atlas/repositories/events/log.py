@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -91,6 +91,10 @@ class Day:
     day: date
 
 
+#: Called with what `EventLog.note` has written; the bus sets it, which knows the handlers.
+on_note: Callable[[AsyncSession, RecordedEvent], Awaitable[None]] | None = None
+
+
 class EventLog:
     """Appends to the log and reads it."""
 
@@ -118,7 +122,12 @@ class EventLog:
         """Write one event from below the bus, of plain values; what fails is undone alone, and left out."""
         new = NewEvent(uuid7(), event_type, entity_id, json.dumps(payload, ensure_ascii=False))
         with contextlib.suppress(NotAppended):
-            await self.append([new])
+            (row,) = await self.append([new])
+            if on_note is not None and isinstance(self.session, AsyncSession):
+                recorded = RecordedEvent(
+                    new.id, row.seq, event_type, entity_id, payload, row.created_at
+                )
+                await on_note(self.session, recorded)
 
     async def recent(
         self, limit: int = 20, *, event_type: str | None = None, entity_id: str | None = None

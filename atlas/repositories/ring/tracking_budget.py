@@ -29,7 +29,7 @@ _TAKE = text("""
     UPDATE tracking_budget b
     SET granted = greatest(before.granted, least(:budget, before.granted + :wanted))
     FROM before WHERE b.day = :day
-    RETURNING b.granted - before.granted
+    RETURNING b.granted - before.granted, b.granted
     """)
 _FORGET_OLD = text("DELETE FROM tracking_budget WHERE day < CAST(:day AS date) - 7")
 _GRANTED = text("""
@@ -40,9 +40,13 @@ _GRANTED = text("""
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Samples that a worker may claim before the UTC day ends, by the database's clock."""
+    """Samples that a worker may claim before the UTC day ends, by the database's clock.
+
+    ``last``: none are left after these.
+    """
 
     samples: int
+    last: bool
     ends: datetime
     seconds_left: float
 
@@ -55,8 +59,8 @@ class TrackingBudget(Repository):
         day, seconds_left, ends = (await self.session.execute(_GRANT)).one()
         await self.session.execute(_FORGET_OLD, {"day": day})
         values = {"day": day, "wanted": wanted, "budget": budget}
-        granted = (await self.session.execute(_TAKE, values)).scalar_one()
-        return Grant(granted, ends, float(seconds_left))
+        samples, granted = (await self.session.execute(_TAKE, values)).one()
+        return Grant(samples, samples > 0 and granted >= budget, ends, float(seconds_left))
 
     async def granted(self) -> int:
         """Samples that were granted today."""

@@ -11,7 +11,7 @@ import atlas
 from atlas.events.catalogue import CATALOGUE
 
 ATLAS = Path(atlas.__file__).parent
-ROOMS = "video|watchlist|archive|janitor|hydra|endpoint|events|work"
+ROOMS = "video|watchlist|search|archive|janitor|hydra|endpoint|events|work"
 NAME = re.compile(rf"(?:{ROOMS})\.[a-z_]+")
 #: Texts of that shape that are no events.
 OTHERS = {"archive.md", "events.md"}
