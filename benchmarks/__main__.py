@@ -3,6 +3,7 @@
 Usage: python -m benchmarks [archive|ingest|claims|import|exports|encodings|read ...] [--rows N] [--days N]
        python -m benchmarks claims [--entries N N ...]
        python -m benchmarks adoption [--rows N]
+       python -m benchmarks events [--rows N] [--seconds N]
        python -m benchmarks keys
        python -m benchmarks memory
        python -m benchmarks notifications
@@ -12,8 +13,8 @@ Usage: python -m benchmarks [archive|ingest|claims|import|exports|encodings|read
        python -m benchmarks forever [--years N] [--videos N] [--days N] [--parts N] [--plots FOLDER]
        python -m benchmarks retention [--days N] [--videos N] [--hot-max-bytes N] [--plot PNG]
 
-``adoption``, ``keys``, ``memory``, ``notifications``, ``poolers``, ``vaults``, ``month``, ``forever``
-and ``retention`` take minutes and run only when they are named.
+``adoption``, ``events``, ``keys``, ``memory``, ``notifications``, ``poolers``, ``vaults``, ``month``,
+``forever`` and ``retention`` take minutes and run only when they are named.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from benchmarks import (
     adoption,
     archiving,
     encodings,
+    events,
     exports,
     forever,
     importing,
@@ -85,6 +87,7 @@ def main() -> None:
             [
                 *SUITES,
                 "adoption",
+                "events",
                 "keys",
                 "memory",
                 "notifications",
@@ -117,6 +120,7 @@ def main() -> None:
     parser.add_argument(
         "--plot", type=Path, default=Path("build/retention.png"), help="a PNG to be"
     )
+    parser.add_argument("--seconds", type=float, default=60.0, help="that the events run waits out")
     parser.add_argument("--years", type=int, default=10, help="years of the forever run")
     parser.add_argument(
         "--parts", type=int, default=56, help="slices of the ring that forever fills, of 56"
@@ -140,6 +144,7 @@ def main() -> None:
         "scheduling": functools.partial(scheduling.measure, images=arguments.images),
         "claims": functools.partial(claiming.measure, entries=arguments.entries),
         "adoption": adoption.measure,
+        "events": functools.partial(events.measure, seconds=arguments.seconds),
         "keys": keys.measure,
         "memory": memory.measure,
         "notifications": notifications.measure,

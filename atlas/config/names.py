@@ -148,6 +148,9 @@ class SettingNames:
         def DISCORD_WEBHOOK_OPS(self) -> SecretStr | None: ...
 
         @property
+        def DISCORD_ALLOW_OTHER_HOSTS(self) -> bool: ...
+
+        @property
         def APPRISE_URLS(self) -> SecretStr | None: ...
 
         @property

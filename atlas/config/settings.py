@@ -174,6 +174,8 @@ class Settings(SettingNames, BaseSettings):
     discord_webhook_surveillance: Secret = None
     #: Webhook of the operators' channel.
     discord_webhook_ops: Secret = None
+    #: Whether these may be elsewhere than at Discord (a relay of your own) outside dev and test.
+    discord_allow_other_hosts: bool = False
 
     # -- Other ways out
     #: Addresses of Apprise, with white space between them, that get every message too (extra ``apprise``).

@@ -6,11 +6,12 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 from atlas import webhook_client
 from atlas.config import Settings, get_settings
 from atlas.db import Database
-from atlas.errors import AtlasError
+from atlas.errors import AtlasError, ConfigurationError
 from atlas.logging import get_logger
 from atlas.notifications.forwarding import send_by_apprise
 from atlas.notifications.lane import Lane, Pace, Rules
@@ -22,6 +23,9 @@ from atlas.types import AlertChannel, AlertLevel
 __all__ = ["Notifier", "notifier"]
 
 log = get_logger(__name__)
+
+#: Discord's, those of its testers and its old name among them.
+_HOSTS = ("discord.com", "discordapp.com")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -155,7 +159,7 @@ class Notifier:
             "DISCORD_WEBHOOK_ALERTS": settings.discord_webhook_alerts,
         }
         urls = [
-            webhook_client.check_url(secret.get_secret_value().strip(), variable)
+            _checked(secret.get_secret_value().strip(), variable, settings)
             for variable, secret in wanted.items()
             if secret is not None
         ]
@@ -163,6 +167,25 @@ class Notifier:
             return [
                 self._lanes.setdefault(url, Lane(url, self._buckets)) for url in dict.fromkeys(urls)
             ]
+
+
+def _checked(url: str, variable: str, settings: Settings) -> str:
+    """The address of a webhook. Raises `ConfigurationError`, which hides it."""
+    webhook_client.check_url(url, variable)
+    if not (settings.throwaway or settings.discord_allow_other_hosts or _is_of_discord(url)):
+        raise ConfigurationError(
+            f"{variable}: got a masked value that is not an address of Discord",
+            hint="write https://discord.com/api/webhooks/..., or set DISCORD_ALLOW_OTHER_HOSTS=true",
+        )
+    return url
+
+
+def _is_of_discord(url: str) -> bool:
+    parts = urlsplit(url)
+    host = (parts.hostname or "").removesuffix(".").lower()
+    return parts.scheme == "https" and any(
+        host == name or host.endswith(f".{name}") for name in _HOSTS
+    )
 
 
 #: The default notifier; reads its settings on first use.

@@ -46,9 +46,9 @@ class Grant:
     """
 
     samples: int
-    last: bool
     ends: datetime
     seconds_left: float
+    last: bool = False
 
 
 class TrackingBudget(Repository):
@@ -60,7 +60,7 @@ class TrackingBudget(Repository):
         await self.session.execute(_FORGET_OLD, {"day": day})
         values = {"day": day, "wanted": wanted, "budget": budget}
         samples, granted = (await self.session.execute(_TAKE, values)).one()
-        return Grant(samples, samples > 0 and granted >= budget, ends, float(seconds_left))
+        return Grant(samples, ends, float(seconds_left), last=samples > 0 and granted >= budget)
 
     async def granted(self) -> int:
         """Samples that were granted today."""

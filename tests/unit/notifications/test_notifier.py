@@ -251,3 +251,36 @@ def test_one_notifier_serves_two_event_loops(server: LoopbackServer) -> None:
     notifier = make_notifier(server)
     assert asyncio.run(notifier.send("t", "d"))
     assert asyncio.run(notifier.send("t", "d"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hooks.example/api/webhooks/1/" + TOKEN,
+        "http://discord.com/api/webhooks/1/" + TOKEN,
+        "https://discord.com.evil.example/api/webhooks/1/" + TOKEN,
+        "https://notdiscord.com/api/webhooks/1/" + TOKEN,
+        "https://discord.com@evil.example/" + TOKEN,
+    ],
+)
+async def test_outside_dev_and_test_a_webhook_is_at_discord_unless_allowed(url: str) -> None:
+    own: dict[str, Any] = {"env": "prod", "discord_webhook_alerts": SecretStr(url)}
+    with structlog.testing.capture_logs() as logs:
+        assert not await Notifier(Settings(_env_file=None, **own)).send("t", "d")
+    assert logs and TOKEN not in str(logs)
+
+
+def test_discords_own_hosts_and_allowed_ones_are_taken() -> None:
+    for url, allowed in (
+        ("https://discord.com/api/webhooks/1/x", False),
+        ("https://ptb.discord.com/api/webhooks/1/x", False),
+        ("https://discordapp.com/api/webhooks/1/x", False),
+        ("https://relay.example/hook", True),
+    ):
+        made = Settings(
+            _env_file=None,
+            env="prod",
+            discord_webhook_alerts=SecretStr(url),
+            discord_allow_other_hosts=allowed,
+        )
+        assert len(Notifier(made)._lanes_of(AlertChannel.ALERTS)) == 1
