@@ -87,21 +87,15 @@ async def record_table(database: Database, samples: pa.Table) -> int:
     partition that it touches, and a server has room for some thousands of locks. Returns how many rows were
     written; those of forgotten videos are not.
     """
-    if not samples.num_rows:
-        return 0
-    hours = get_settings().stats_partition_hours
-    width = hours * 3_600_000_000
-    ordered = samples.take(pc.sort_indices(samples, [("timestamp", "ascending")]))
-    slots = ordered["timestamp"].cast(pa.int64()).to_numpy() // width
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(slots)) + 1, [len(slots)]])
+    width = get_settings().stats_partition_hours * 3_600_000_000
+    slots = samples["timestamp"].cast(pa.int64()).to_numpy() // width
+    _, firsts, places = np.unique(slots, return_index=True, return_inverse=True)
     written = 0
-    for first in range(0, len(starts) - 1, PARTITIONS):
-        begin, end = starts[first], starts[min(first + PARTITIONS, len(starts) - 1)]
-        part = ordered.slice(begin, end - begin)
-        moments = part["timestamp"].take(
-            pa.array(starts[first : first + PARTITIONS][: len(starts) - 1 - first] - begin)
-        )
-        written += await _record_part(database, part, moments.to_pylist())
+    for begin in range(0, len(firsts), PARTITIONS):
+        end = begin + PARTITIONS
+        part = samples.filter(pa.array((begin <= places) & (places < end)))
+        moments = samples["timestamp"].take(pa.array(firsts[begin:end])).to_pylist()
+        written += await _record_part(database, part, moments)
     return written
 
 

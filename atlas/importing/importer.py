@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,39 +19,15 @@ from atlas.db.clock import clock
 from atlas.errors import InvalidInput
 from atlas.importing.columns.fields import FLAGS
 from atlas.importing.columns.rows import SAMPLES, Fault, understand
-from atlas.importing.columns.surveying import Group, Surveyed, survey
-from atlas.importing.files.columnar import read_parquet
-from atlas.importing.files.delimited import read_delimited
-from atlas.importing.files.dialect import Head
-from atlas.importing.files.documents import is_json, values
-from atlas.importing.files.payloads import records
-from atlas.importing.files.sources import (
-    NoTable,
-    Source,
-    broken_as_input,
-    files_of,
-    opened,
-    total_size,
-)
-from atlas.importing.files.spool import LINE, SOURCE, Rows, Spool
-from atlas.importing.files.text import Decoded, printable
-from atlas.importing.loading import (
-    Buckets,
-    Distinct,
-    Loaded,
-    VideoLoader,
-    distinct,
-    load_samples,
-    together,
-)
+from atlas.importing.columns.surveying import Surveyed, survey
+from atlas.importing.files.sources import files_of, total_size
+from atlas.importing.files.spool import LINE, SOURCE, Spool
+from atlas.importing.files.text import printable
+from atlas.importing.loading import Buckets, Loaded, load_samples
 from atlas.importing.options import Options
-from atlas.importing.report import (
-    LEADING,
-    ImportReport,
-    ReportFile,
-    as_it_was,
-    check_place,
-)
+from atlas.importing.reading import Reading
+from atlas.importing.report import ImportReport, ReportFile, check_place
+from atlas.importing.videos import Facts, VideoLoader
 from atlas.ingest import AHEAD
 from atlas.reader import StatsReader
 from atlas.types import Progress
@@ -112,25 +86,6 @@ class _Stopped(Exception):
     """Nobody waits for the work any more."""
 
 
-@dataclass(slots=True)
-class _Reading:
-    """What has been read so far."""
-
-    spool: Spool
-    names: list[str] = field(default_factory=list)
-    groups: dict[int, Group] = field(default_factory=dict)
-    by_name: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    records: dict[str, Rows] = field(default_factory=dict)
-
-    def add(self, name: str, batch: pa.Table) -> None:
-        """Put a batch of a group into the spool."""
-        number = self.by_name.setdefault(name, len(self.by_name))
-        group = self.groups.setdefault(number, Group(name))
-        group.see(batch)
-        self.spool.add(batch, number)
-
-
 class Job:
     def __init__(
         self,
@@ -150,8 +105,7 @@ class Job:
         self._progress = progress
         self._size = total_size(paths)
         self._read_bytes = 0
-        self.facts = Spool(folder / "facts")
-        self._videos = Distinct(folder)
+        self.facts = Facts(folder)
         self._surveyed: Surveyed
         if not self._files:
             raise InvalidInput("there is no file to import", field="file")
@@ -161,13 +115,12 @@ class Job:
     def prepare(self) -> None:
         """Read and understand everything; nothing is written but the report."""
         check_place(self._place, [one for one in self._files if str(one) != "-"])
-        reading = _Reading(Spool(self._folder / "rows"))
+        spool = Spool(self._folder / "rows")
+        reading = Reading(spool, self._options, lambda read: self._count(read, spool))
         several = len(self._files) > 1
         for path in self._files:
-            self._read(path, reading, lenient=several)
-        for name, rows in reading.records.items():
-            if rows.lines:
-                reading.add(name, rows.batch())
+            reading.read(path, lenient=several)
+        reading.finish()
         self.report.notes = reading.notes[:_NOTES]
         if len(reading.notes) > _NOTES:
             self.report.notes.append(f"and {len(reading.notes) - _NOTES} more files")
@@ -179,100 +132,18 @@ class Job:
         self._describe(reading)
         self._understand(reading)
 
+    def _count(self, read: int, spool: Spool) -> None:
+        self._read_bytes += read
+        self._report(self._read_bytes, self._size, f"reading, {spool.rows:,} rows")
+
     def _report(self, done: int, total: int | None, what: str) -> None:
         if self.stopped:
             raise _Stopped
         self._progress(done, total, what)
 
-    # --- reading
-
-    def _read(self, path: Path, reading: _Reading, *, lenient: bool) -> None:
-        try:
-            with opened(path, self._count(reading), lenient=lenient) as sources:
-                for source in sources:
-                    try:
-                        self._read_source(source, reading)
-                    except NoTable as error:
-                        if not source.lenient:
-                            raise
-                        reading.notes.append(f"left out: {error.message}")
-        except NoTable as error:
-            if not lenient:
-                raise
-            reading.notes.append(f"left out: {error.message}")
-
-    def _count(self, reading: _Reading) -> Callable[[int], None]:
-        def count(read: int) -> None:
-            self._read_bytes += read
-            self._report(self._read_bytes, self._size, f"reading, {reading.spool.rows:,} rows")
-
-        return count
-
-    def _read_source(self, source: Source, reading: _Reading) -> None:
-        number = len(reading.names)
-        reading.names.append(source.name)
-        if source.refused is not None:
-            raise source.refused
-        head = source.head()
-        with broken_as_input(source.name):
-            if head.startswith(b"PAR1"):
-                for batch in read_parquet(source.content, number):
-                    reading.add(",".join(batch.column_names), batch)
-                reading.notes.append(f"{printable(source.name)}: Parquet")
-                return
-            text = Decoded(source.content, self._options.encoding)
-            blocks = iter(text)
-            first = next((block for block in blocks if block.strip()), "")
-            if not first:
-                raise NoTable(
-                    f"{printable(source.name)} has no text", field="file", value=source.name
-                )
-            chained = itertools.chain((first,), blocks)
-            if is_json(first):
-                self._read_json(chained, number, reading)
-                shape = "JSON"
-            else:
-                shape = self._read_text(chained, number, reading)
-        reading.notes.append(f"{printable(source.name)}: {shape}, {text.encoding}")
-
-    def _read_json(self, blocks: Iterator[str], number: int, reading: _Reading) -> None:
-        for value in values(blocks):
-            if value.reason is not None:
-                rows = reading.records.setdefault("json", Rows())
-                rows.source = number
-                rows.broken(value.line, value.reason, [value.text])
-                continue
-            for record in records(value.value):
-                name = "yt-dlp" if "extractor" in record.cells else "json"
-                rows = reading.records.setdefault(name, Rows())
-                rows.source = number
-                if record.reason is not None:
-                    rows.odd(value.line, record.cells, record.reason, skipped=record.skipped)
-                else:
-                    rows.add(value.line, record.cells)
-                if rows.is_full():
-                    reading.add(name, rows.batch())
-
-    def _read_text(self, blocks: Iterator[str], number: int, reading: _Reading) -> str:
-        heads: list[Head] = []
-        batches = read_delimited(
-            blocks,
-            delimiter=self._options.delimiter,
-            columns=self._options.columns,
-            found=heads.append,
-            source=number,
-        )
-        for batch in batches:
-            is_report = heads[0].header[:4] == LEADING
-            if is_report:
-                batch = as_it_was(batch)
-            reading.add("\0".join(map(str, (*heads[0].header, is_report))), batch)
-        (head,) = heads
-        return f"text, {head.dialect.described()}"
-
     # --- understanding
 
-    def _describe(self, reading: _Reading) -> None:
+    def _describe(self, reading: Reading) -> None:
         ignored: dict[str, None] = {}
         for number in reading.groups:
             mapping = self._surveyed.plans[number].mapping
@@ -286,7 +157,7 @@ class Job:
             ignored.update(dict.fromkeys(printable(one)[:80] for one in mapping.ignored))
         self.report.ignored = list(ignored)[:200]
 
-    def _understand(self, reading: _Reading) -> None:
+    def _understand(self, reading: Reading) -> None:
         header = list(
             dict.fromkeys(one for group in reading.groups.values() for one in group.header)
         )
@@ -300,7 +171,7 @@ class Job:
         finally:
             if bad_rows.close(keep=kept):
                 self.report.rejected = str(self._place)
-        self.report.videos = self._videos.total()
+        self.report.videos = self.facts.videos()
         report, options = self.report, self._options
         if not options.allows(report.bad, report.rows - report.skipped):
             raise InvalidInput(
@@ -325,9 +196,7 @@ class Job:
         report.without_counters += found.good - found.samples.num_rows
         self.samples.add(found.samples)
         if found.facts.num_rows:
-            facts = distinct(found.facts)
-            self._videos.add(facts["video_id"])
-            self.facts.add(facts, number)
+            self.facts.add(found.facts, number)
         last_partial = -1
         for fault in found.faults:
             tally = {
@@ -374,26 +243,41 @@ class Job:
     # --- loading
 
     async def load(self, database: Database, reader: StatsReader) -> None:
-        """Write videos, then samples; what was written is in the report, whatever happens."""
-        rows, done = max(1, self.report.good), 0
+        """Write videos and samples, at once; what was written is in the report, whatever happens."""
+        done = {"videos": 0, "samples": 0}
+        wanted = max(1, self.report.videos + self.report.good)
         size = self._size or self._read_bytes
-        report = self.report
 
-        def advance(more: int, what: str) -> None:
-            nonlocal done
-            done += more
-            share = min(1.0, done / (2 * rows))
-            self._report(int(size * share), size, f"{what}, {done:,} rows")
+        def advance(what: str, more: int) -> None:
+            done[what] += more
+            share = min(1.0, sum(done.values()) / wanted)
+            shown = ", ".join(f"{count:,} {name}" for name, count in done.items())
+            self._report(int(size * share), size, f"loading, {shown}")
 
+        loads = [
+            asyncio.create_task(self._load_videos(database, advance)),
+            asyncio.create_task(self._load_samples(database, reader, advance)),
+        ]
+        try:
+            await asyncio.gather(*loads)
+        finally:
+            for one in loads:
+                one.cancel()
+            await asyncio.wait(loads)
+
+    async def _load_videos(self, database: Database, advance: Callable[[str, int], None]) -> None:
         loader = VideoLoader(database)
-        for number, facts, read in together(self.facts):
+        for number, facts in self.facts:
             await loader.load(facts, self._surveyed.plans[number].tag_separator)
-            advance(read, "loading videos")
-        done = rows
-        counts = Loaded()
+            advance("videos", facts.num_rows)
+
+    async def _load_samples(
+        self, database: Database, reader: StatsReader, advance: Callable[[str, int], None]
+    ) -> None:
+        report, counts = self.report, Loaded()
         async for more in load_samples(database, reader, self.samples, counts):
             report.new, report.replaced = counts.new, counts.replaced
             report.unchanged, report.forgotten = counts.unchanged, counts.forgotten
             report.samples = counts.new + counts.replaced + counts.unchanged
-            advance(more, "loading samples")
+            advance("samples", more)
         report.notes += counts.remarks

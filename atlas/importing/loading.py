@@ -1,14 +1,13 @@
-"""Writing what was understood: videos with their channels and schedule, then samples.
+"""Writing the samples that were understood.
 
-Samples are compared with what is stored, hot and cold: those that are there already are not written again,
+They are compared with what is stored, hot and cold: those that are there already are not written again,
 and a counter that is not known never replaces one that is.
 """
 
 from __future__ import annotations
 
-import operator
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,26 +19,19 @@ import pyarrow.compute as pc
 
 from atlas.db import Database
 from atlas.errors import ConfigurationError, Unavailable, WrongVault
-from atlas.importing.columns import values
+from atlas.importing.columns.cells import whole
 from atlas.importing.columns.fields import COUNTERS
-from atlas.importing.columns.rows import FACTS, SAMPLES, mask
+from atlas.importing.columns.last_known import last_known
+from atlas.importing.columns.rows import SAMPLES, mask
 from atlas.importing.files.spool import Spool, release
 from atlas.ingest import record_table
 from atlas.reader import StatsReader
-from atlas.repositories.base import CHUNK
-from atlas.repositories.videos import Videos
-from atlas.repositories.watchlist import NewEntry, Watchlist
-from atlas.scheduling import AgePolicy
-from atlas.types import Channel, Video
 
 #: Samples that are compared and written together: bounds memory.
-BUCKET = 65_536
+BUCKET = 131_072
 _MOST_BUCKETS = 256
 #: Ids up to which a look at what is stored is narrowed to them.
 _FEW_IDS = 5_000
-#: Facts that are merged before they are written.
-_FACTS_BYTES = 8 << 20
-_FACTS_OF = operator.itemgetter("video_id", *FACTS)
 _KEY = ["video_id", "timestamp"]
 _OLD = "_old"
 
@@ -96,7 +88,7 @@ class Buckets:
         seconds = samples["timestamp"].cast(pa.int64()).to_numpy() / 1e6
         numbers = np.searchsorted(self._bounds, seconds, side="right")
         if self._parts > 1:
-            ids = samples["video_id"].combine_chunks().dictionary_encode()
+            ids = whole(samples["video_id"]).dictionary_encode()
             hashes = np.array([zlib.crc32(one.encode()) for one in ids.dictionary.to_pylist()])
             numbers = numbers * self._parts + hashes[ids.indices.to_numpy()] % self._parts
         return numbers
@@ -108,18 +100,6 @@ class Buckets:
         for number in sorted(self._spools):
             tables = [table for _, table in self._spools.pop(number)]
             yield last_known(pa.concat_tables(tables), _KEY, COUNTERS)
-
-
-def last_known(table: pa.Table, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    """One row a key; of each column the last value that is known."""
-    ordered = table.combine_chunks()
-    grouped = ordered.group_by(list(keys), use_threads=False).aggregate(
-        [(name, "last") for name in columns]
-    )
-    named = {name: grouped[name] for name in keys} | {
-        name: grouped[f"{name}_last"].cast(table.schema.field(name).type) for name in columns
-    }
-    return pa.table(named)
 
 
 async def load_samples(
@@ -183,138 +163,3 @@ def compared(samples: pa.Table, stored: pa.Table) -> tuple[pa.Table, Any, Any]:
         )
         changed |= ~same
     return pa.table(merged), ~there, there & changed
-
-
-class VideoLoader:
-    """Writes videos, each with its channel and its place in the schedule; the same facts once."""
-
-    #: Facts that are remembered as written: saves repeats, costs some 100 bytes each.
-    _REMEMBERED = 200_000
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._written: set[int] = set()
-
-    async def load(self, facts: pa.Table, tag_separator: str) -> None:
-        """Write a batch of facts, one row a video (see `distinct`)."""
-        for part in facts.to_batches(max_chunksize=CHUNK):
-            await self._load(part, tag_separator)
-
-    async def _load(self, facts: pa.RecordBatch, tag_separator: str) -> None:
-        rows = [row for row in facts.to_pylist() if self._is_news(row)]
-        if not rows:
-            return
-        videos, channels = [], {}
-        for row in rows:
-            channel = _channel(row)
-            if channel is not None:
-                channels[channel.id] = channel
-            videos.append(_video(row, channel, tag_separator))
-        policy = AgePolicy()
-        async with self._database.transaction() as session:
-            repository = Videos(session)
-            await repository.upsert(videos, channels.values())
-            now = await repository.now()
-            entries = []
-            for row, video in zip(rows, videos, strict=True):
-                # a video is at least as old as its first sample here
-                born = video.published_at or row["born"] or now
-                entries.append(
-                    NewEntry(video.id, policy.tier(born, now), published_at=video.published_at)
-                )
-            await Watchlist(session).add(entries)
-
-    def _is_news(self, row: dict[str, Any]) -> bool:
-        """Whether these facts were not written yet; when the video was first seen is none of them."""
-        key = hash(_FACTS_OF(row))
-        if key in self._written:
-            return False
-        if len(self._written) < self._REMEMBERED:
-            self._written.add(key)
-        return True
-
-
-def together(batches: Iterable[tuple[int, pa.Table]]) -> Iterator[tuple[int, pa.Table, int]]:
-    """Facts of a few batches of a group at a time, one row a video, with the number of rows read."""
-    held: list[pa.Table] = []
-    group = -1
-    for number, batch in batches:
-        if held and (number != group or sum(one.nbytes for one in held) > _FACTS_BYTES):
-            yield group, distinct(pa.concat_tables(held)), sum(one.num_rows for one in held)
-            held = []
-        group = number
-        held.append(batch)
-    if held:
-        yield group, distinct(pa.concat_tables(held)), sum(one.num_rows for one in held)
-
-
-def distinct(facts: pa.Table) -> pa.Table:
-    """One row a video, of each fact the last that is known; ``born`` is the first time."""
-    ordered = facts.combine_chunks()
-    grouped = ordered.group_by(["video_id"], use_threads=False).aggregate(
-        [("born", "min"), *((name, "last") for name in FACTS)]
-    )
-    return pa.table(
-        {"video_id": grouped["video_id"], "born": grouped["born_min"]}
-        | {name: grouped[f"{name}_last"].cast(kind) for name, kind in FACTS.items()}
-    )
-
-
-def _channel(row: dict[str, Any]) -> Channel | None:
-    title = row["channel_title"]
-    if row["channel_id"]:
-        return Channel(row["channel_id"], title or row["channel_id"])
-    return Channel(values.derived_channel_id(title), title) if title else None
-
-
-def _video(row: dict[str, Any], channel: Channel | None, tag_separator: str) -> Video:
-    return Video(
-        id=row["video_id"],
-        title=row["title"] or row["video_id"],
-        channel_id=channel.id if channel else None,
-        published_at=row["published_at"],
-        duration=row["duration"],
-        tags=values.tags(row["tags"], tag_separator) or None if row["tags"] else None,
-        category_id=row["category_id"],
-        default_language=row["default_language"],
-    )
-
-
-class Distinct:
-    """Counts different ids in bounded memory: their hashes, shared out over files where they are many."""
-
-    _MOST, _FILES = 1 << 20, 64
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._held: list[Any] = []
-        self._count = 0
-        self._spilt = False
-
-    def add(self, ids: pa.ChunkedArray) -> None:
-        """Take ids into account."""
-        hashes = np.fromiter((hash(one) for one in ids.to_pylist()), np.int64, len(ids))
-        self._held.append(hashes)
-        self._count += len(hashes)
-        if self._count > self._MOST:
-            self._held = [np.unique(np.concatenate(self._held))]
-            self._count = len(self._held[0])
-            if self._count > self._MOST // 2:
-                self._spill()
-
-    def _spill(self) -> None:
-        self._spilt = True
-        (hashes,) = self._held
-        for number in range(self._FILES):
-            with (self._folder / f"ids-{number}").open("ab") as file:
-                hashes[hashes % self._FILES == number].tofile(file)
-        self._held, self._count = [], 0
-
-    def total(self) -> int:
-        """How many there were."""
-        if not self._spilt:
-            return len(np.unique(np.concatenate(self._held))) if self._held else 0
-        self._held = [np.concatenate(self._held)] if self._held else [np.array([], np.int64)]
-        self._spill()
-        files = (self._folder / f"ids-{number}" for number in range(self._FILES))
-        return sum(len(np.unique(np.fromfile(file, np.int64))) for file in files)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from pydantic_core import PydanticSerializationError, to_json
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.db.clock import clock
+from atlas.errors import InvalidInput
 from atlas.types import Channel, Video
 
 T = TypeVar("T")
@@ -70,11 +71,9 @@ def known(table: str, *columns: str) -> dict[str, str]:
 
 
 def as_json(records: Iterable[Any]) -> str:
-    """Dataclasses with slots as a JSON array for ``jsonb_to_recordset``."""
-    rows = [{name: getattr(record, name) for name in record.__slots__} for record in records]
+    """Dataclasses as a JSON array for ``jsonb_to_recordset``. Raises `InvalidInput` for what is no text."""
     # text as it is: a server whose encoding is SQL_ASCII refuses \u escapes
-    return json.dumps(rows, default=_jsonable, ensure_ascii=False)
-
-
-def _jsonable(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    try:
+        return to_json(list(records)).decode()
+    except PydanticSerializationError as error:
+        raise InvalidInput("a text has half of a surrogate pair, which is no character") from error

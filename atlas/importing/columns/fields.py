@@ -115,6 +115,7 @@ def recognised(header: Iterable[str], columns: Mapping[str, str] = {}) -> dict[s
     return found
 
 
+@functools.lru_cache(16_384)
 def _rank(field: str, name: str) -> tuple[int, int] | None:
     """How surely a column holds a field: the rank of the alias, whole names before last parts."""
     aliases = _BY_ALIAS[field]

@@ -6,6 +6,7 @@ be. Any other field that cannot be read costs that field: the row is good in par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas.importing.columns import values
+from atlas.importing.columns.cells import alike, are_counters, are_ids, trimmed, whole
 from atlas.importing.columns.fields import COUNTERS, ColumnMapping
 from atlas.importing.files.spool import REASON, SKIPPED
 from atlas.importing.files.text import BROKEN
@@ -34,7 +36,9 @@ FACTS: dict[str, pa.DataType] = {
 SAMPLES = pa.schema(
     [("video_id", pa.string()), ("timestamp", MOMENT), *((name, pa.int64()) for name in COUNTERS)]
 )
-_ISO_TIME = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,6})?Z?$"
+_ISO_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?)?(Z|\+00:00)?", re.ASCII
+)
 _FAR = "lies before 1970 or more than a day ahead of the database's clock"
 _NO_TIME = "no time: when were these counters read? (--timestamp)"
 
@@ -69,7 +73,8 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Understood:
-    """A batch: its samples, the facts of its videos (one row a good row), and its faults in order."""
+    """A batch: its samples, the facts of its videos (one row a good row, the columns that the table has),
+    and its faults in order."""
 
     samples: pa.Table
     facts: pa.Table
@@ -100,8 +105,8 @@ def understand(batch: pa.Table, plan: Plan) -> Understood:
     ids = _ids(cells.get("video_id"), plan, count)
     times = _times(cells.get("timestamp"), plan, count)
     _blank_where_disabled(columns, cells)
-    broken = mask(pc.is_valid(batch[REASON].combine_chunks()))
-    skipped = mask(batch[SKIPPED].combine_chunks()) | _of_another_kind(cells, count)
+    broken = mask(pc.is_valid(batch[REASON]))
+    skipped = mask(batch[SKIPPED]) | _of_another_kind(cells, count)
     no_id = mask(pc.is_null(ids.values))
     known = np.logical_or.reduce([mask(pc.is_valid(columns[name].values)) for name in COUNTERS])
     unreadable = np.logical_or.reduce([columns[name].failed() for name in COUNTERS])
@@ -114,7 +119,7 @@ def understand(batch: pa.Table, plan: Plan) -> Understood:
         name: columns[name].values for name in COUNTERS
     }
     facts = {"video_id": ids.values, "born": times.values} | {
-        name: columns[name].values for name in FACTS
+        name: columns[name].values for name in FACTS if name in cells
     }
     faults = _Faults(batch, plan, cells, columns | {"video_id": ids, "timestamp": times})
     return Understood(
@@ -191,16 +196,12 @@ def _trimmed(batch: pa.Table, column: str) -> pa.Array:
     """The cells of a column without space around them; empty ones are null."""
     if column not in batch.column_names:
         return pa.nulls(batch.num_rows, pa.string())
-    cells = batch[column].combine_chunks()
-    if isinstance(cells, pa.ChunkedArray):
-        cells = pa.concat_arrays(cells.chunks) if cells.num_chunks else pa.nulls(0, pa.string())
-    cells = pc.utf8_trim_whitespace(cells)
-    return pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
+    return trimmed(whole(batch[column]))
 
 
 def mask(flags: Any) -> Any:
     """A column of truth values as an array of numpy, null being False."""
-    flags = flags.combine_chunks() if isinstance(flags, pa.ChunkedArray) else flags
+    flags = whole(flags) if isinstance(flags, pa.ChunkedArray) else flags
     return pc.fill_null(flags, False).to_numpy(zero_copy_only=False)
 
 
@@ -247,12 +248,15 @@ def _seconds(value: str, scale: int) -> int | None:
 
 
 def _counters(cells: pa.Array, dotted: bool) -> _Column:
-    if pc.all(pc.match_substring_regex(cells, r"^\d{1,18}$")).as_py() is not False:
+    if are_counters(cells):
         return _Column(cells.cast(pa.int64()))
     return _each(cells, lambda one: values.counter(one, dotted=dotted), pa.int64())
 
 
 def _moments(cells: pa.Array, parse: Callable[[str], datetime]) -> _Column:
+    quick = _quick_moments(cells, parse)
+    if quick is not None:
+        return _Column(quick)
     return _each(cells, lambda one: None if values.unknown(one) else parse(one), MOMENT)
 
 
@@ -261,7 +265,7 @@ def _ids(cells: pa.Array | None, plan: Plan, count: int) -> _Column:
         return _Column(pa.repeat(pa.scalar(plan.fixed_id, pa.string()), count))
     if cells is None:
         return _Column(pa.nulls(count, pa.string()))
-    if pc.all(pc.match_substring_regex(cells, r"^[A-Za-z0-9_-]{11}$")).as_py() is not False:
+    if are_ids(cells):
         return _Column(cells)
     return _each(cells, values.video_id, pa.string())
 
@@ -279,21 +283,32 @@ def _times(cells: pa.Array | None, plan: Plan, count: int) -> _Column:
 
 
 def _quick_times(cells: pa.Array, plan: Plan) -> _Column | None:
-    """Times in plain ISO 8601, where all of a batch are and lie in range: the same as one by one."""
-    if pc.all(pc.match_substring_regex(cells, _ISO_TIME)).as_py() is False:
+    """The same as one by one, where all lie in range."""
+    moments = _quick_moments(cells, plan.timestamp)
+    if moments is None:
         return None
-    if getattr(plan.timestamp, "formats", ()):
-        return None
-    try:
-        naive = pc.utf8_rtrim(cells, "Z").cast(pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return None
-    moments = naive.cast(MOMENT)
     in_range = pc.and_(
         pc.greater_equal(moments, pa.scalar(EARLIEST, MOMENT)),
         pc.less_equal(moments, pa.scalar(plan.latest, MOMENT)),
     )
     return _Column(moments) if pc.all(in_range).as_py() is not False else None
+
+
+def _quick_moments(cells: pa.Array, parse: Callable[[str], datetime]) -> pa.Array | None:
+    """Times where all of a batch are in one form of plain ISO 8601, in UTC; else None."""
+    if getattr(parse, "formats", ()) or (one := alike(cells)) is None:
+        return None
+    form = _ISO_TIME.fullmatch(one)
+    if form is None:
+        return None
+    zone = form[1] or ""
+    if zone and not pc.all(pc.ends_with(cells, zone)).as_py():
+        return None
+    try:
+        local = pc.utf8_slice_codeunits(cells, 0, len(one) - len(zone)) if zone else cells
+        return local.cast(pa.timestamp("us")).cast(MOMENT)
+    except pa.ArrowInvalid:
+        return None
 
 
 def _in_range(value: str, plan: Plan) -> datetime:

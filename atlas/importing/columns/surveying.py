@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -11,6 +14,7 @@ import pyarrow.compute as pc
 
 from atlas.errors import InvalidInput
 from atlas.importing.columns import values
+from atlas.importing.columns.cells import alike, are_counters, whole
 from atlas.importing.columns.fields import COUNTERS, ColumnMapping, chosen, listed, no_column
 from atlas.importing.columns.rows import Plan
 from atlas.importing.columns.times import Survey, reader
@@ -42,7 +46,7 @@ class Group:
         few = batch.slice(0, _LOOKED_AT)
         self.looked_at += few.num_rows
         for name in names:
-            if name not in self.with_ids and any(map(_is_id, few[name].to_pylist())):
+            if name not in self.with_ids and any(map(_is_id, pc.unique(few[name]).to_pylist())):
                 self.with_ids.add(name)
 
     def mapping(self, options: Options) -> ColumnMapping:
@@ -110,11 +114,10 @@ def survey(
 
 
 def _read(cells: Iterable[str], parse: Callable[[str], datetime]) -> Iterator[datetime]:
-    for cell in cells:
-        try:
-            yield parse(cell)
-        except (ValueError, OverflowError):
-            continue
+    """The moments of those cells that can be read, of equal ones as many."""
+    for cell, times in Counter(cells).items():
+        with suppress(ValueError, OverflowError):
+            yield from [parse(cell)] * times
 
 
 @dataclass(slots=True)
@@ -130,7 +133,7 @@ class _Seen:
     def see(self, batch: pa.Table) -> None:
         columns = self.mapping.columns
         cells = {
-            name: batch[column].combine_chunks()
+            name: whole(batch[column])
             for name, column in columns.items()
             if column in batch.column_names
         }
@@ -138,7 +141,7 @@ class _Seen:
             if name in cells:
                 dates.see(_uncertain(cells[name]))
         for name in COUNTERS:
-            if name in cells and name not in self.dotted:
+            if name in cells and name not in self.dotted and not are_counters(cells[name]):
                 found = pc.match_substring_regex(cells[name], r"^\s*\d{1,3}(?:\.\d{3}){2,}\s*$")
                 if pc.any(found).as_py():
                     self.dotted.add(name)
@@ -168,8 +171,19 @@ class _Seen:
         )
 
 
+def _all_certain(cells: pa.Array) -> bool:
+    """Whether all dates are plain ISO 8601, at a glance."""
+    one = alike(cells)
+    if one is None or not re.match(_CERTAIN, one):
+        return False
+    months = pc.utf8_slice_codeunits(cells, 5, 7)
+    return bool(pc.all(pc.less_equal(months, "12")).as_py())
+
+
 def _uncertain(cells: pa.Array) -> list[str]:
     """The different dates of a column whose order of parts says something."""
+    if _all_certain(cells):
+        return []
     trimmed = pc.utf8_trim_whitespace(cells)
     asked = pc.and_(
         pc.match_substring_regex(trimmed, _UNCERTAIN),

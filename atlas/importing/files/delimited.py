@@ -8,7 +8,6 @@ the csv module, so that one of any length costs bounded memory.
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +47,8 @@ class Lines:
     def __init__(self, blocks: Iterator[str], head: str = "") -> None:
         self._blocks = blocks
         self._rest = head
+        #: Whole lines that were not parted yet; those that come before them.
+        self._text = ""
         self._waiting: deque[str] = deque()
         self._ended = False
         self._strays = False
@@ -64,47 +65,69 @@ class Lines:
 
     def __next__(self) -> str:
         while not self._waiting:
-            if self._ended:
-                raise StopIteration
-            self._fill()
+            if not self._text:
+                if self._ended:
+                    raise StopIteration
+                self._fill()
+            self._part()
         self.number += 1
         return self._waiting.popleft()
 
-    def block(self) -> list[str]:
-        """All lines at hand; nothing where some were taken back, or one is too long."""
-        if not self._waiting and not self._ended:
+    def block(self) -> tuple[str, int]:
+        """The lines at hand and how many; none where some were taken back, or one is too long."""
+        if not self._waiting:
             self._strays = False
-            self._fill()
-        lines = list(self._waiting)
-        if self._strays or not lines or _longest(lines) > RECORD:
-            return []
-        self._waiting.clear()
-        self.number += len(lines)
-        return lines
+            if not self._text and not self._ended:
+                self._fill()
+        text = "".join(self._waiting) or self._text
+        if self._strays or not text:
+            return "", 0
+        if len(text) > RECORD and _longest(split_lines(text)) > RECORD:
+            self._part()
+            return "", 0
+        if self._waiting:
+            self._waiting.clear()
+        else:
+            self._text = ""
+        count = _count(text)
+        self.number += count
+        return text, count
+
+    def _part(self) -> None:
+        """Part the text into lines."""
+        lines = split_lines(self._text)
+        if _longest(lines) > RECORD:
+            lines = [one if len(one) <= RECORD else one[:RECORD] + _MARK for one in lines]
+        self._waiting.extend(lines)
+        self._text = ""
 
     def _fill(self) -> None:
         block = next(self._blocks, None)
         if block is None:
             self._ended = True
-            if self._rest:
-                self._waiting.extend(split_lines(self._rest))
-                self._rest = ""
+            self._text, self._rest = self._rest, ""
             return
         text = self._rest + block
-        if len(text) > RECORD and "\n" not in text and "\r" not in text:
+        end = text.rfind("\n") + 1
+        if not end and "\r" in text:
+            # "\r" ends lines, but for the last: that may be half of an end
+            end = len(text) - len(split_lines(text)[-1])
+        elif not end and len(text) > RECORD:
             # the rest of the line does not matter any more
             self._rest = text[:RECORD] + _MARK if _MARK not in text else text[: RECORD + 1]
             return
-        lines = split_lines(text)
-        # the last line may go on, and "\r" may be half of an end
-        self._rest = lines.pop() if lines and not lines[-1].endswith("\n") else ""
-        if _longest(lines) > RECORD:
-            lines = [one if len(one) <= RECORD else one[:RECORD] + _MARK for one in lines]
-        self._waiting.extend(lines)
+        self._text, self._rest = text[:end], text[end:]
 
 
 def _longest(lines: Sequence[str]) -> int:
     return max(map(len, lines), default=0)
+
+
+def _count(text: str) -> int:
+    """How many lines a text has."""
+    if "\r" in text and text.count("\r") != text.count("\r\n"):
+        return len(split_lines(text))
+    return text.count("\n") + (not text.endswith("\n"))
 
 
 #: Ends what is left of a line that was too long: no text has it.
@@ -165,37 +188,49 @@ class _Reader:
         # the header itself is read as any record is, since it may go over lines
         next(self._dialect.reader(self._feed()), None)
         while True:
-            block = self._lines.block()
-            begins = self._lines.number - len(block) + 1
-            if block and (quick := self._quick(block, begins)) is not None:
+            text, count = self._lines.block()
+            begins = self._lines.number - count + 1
+            if text and (quick := self._quick(text, count, begins)) is not None:
                 if self._rows.lines:
                     yield self._rows.batch()
                 if quick.num_rows:
                     yield quick
-            elif block and not self._take_block(block, begins):
+            elif text and not self._take_block(block := split_lines(text), begins):
                 self._lines.take_back(block)
-            elif not block and not self._take_record():
+            elif not text and not self._take_record():
                 break
             if self._rows.is_full():
                 yield self._rows.batch()
         if self._rows.lines:
             yield self._rows.batch()
 
-    def _quick(self, block: list[str], begins: int) -> pa.Table | None:
+    def _quick(self, text: str, count: int, begins: int) -> pa.Table | None:
         """The rows of lines without quotes, by Arrow; None where one is not as all are."""
-        text = "".join(block)
         if any(one in text for one in self._special) or not self._dialect.delimiter.isascii():
             return None
+        found = self._parsed(text)
+        numbers: Sequence[int] = range(begins, begins + count)
+        if found is not None and found.num_rows < count:
+            # blank lines are none
+            numbered = zip(numbers, split_lines(text), strict=True)
+            numbers = [number for number, line in numbered if line not in _BLANK]
+        if found is None or found.num_rows != len(numbers):
+            return None
+        if len(numbers):
+            first = found.column(0)
+            unusual = pc.or_(pc.equal(first, ""), pc.equal(first, self._header[0]))
+            if pc.any(unusual).as_py():
+                return None
+        return table(
+            {name: found[name] for name in found.column_names}, numbers, {}, self._rows.source
+        )
+
+    def _parsed(self, text: str) -> pa.Table | None:
+        """The lines as Arrow reads them."""
         names = self._rows.header
-        numbers: Sequence[int] = range(begins, begins + len(block))
-        if any(one in text for one in ("\n\n", "\n\r", "\r\r")) or text[0] in "\r\n":
-            kept = [one for one in zip(numbers, block, strict=True) if one[1] not in _BLANK]
-            numbers, text = [one[0] for one in kept], "".join(one[1] for one in kept)
-            if not kept:
-                return table(dict.fromkeys(names, ()), (), {}, self._rows.source)
         try:
-            found = pyarrow.csv.read_csv(
-                io.BytesIO(text.encode()),
+            return pyarrow.csv.read_csv(
+                pa.BufferReader(text.encode()),
                 pyarrow.csv.ReadOptions(
                     column_names=names, use_threads=False, block_size=len(text) * 4 + 1024
                 ),
@@ -206,11 +241,6 @@ class _Reader:
             )
         except (pa.ArrowInvalid, UnicodeEncodeError):
             return None
-        first = found.column(0)
-        unusual = pc.or_(pc.equal(first, ""), pc.equal(first, self._header[0]))
-        if found.num_rows != len(numbers) or pc.any(unusual).as_py():
-            return None
-        return table({name: found[name] for name in names}, numbers, {}, self._rows.source)
 
     def _take_block(self, block: list[str], begins: int) -> bool:
         """Lines that are a record each, by the rules; False, and none is taken, where one is not."""

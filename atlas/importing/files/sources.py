@@ -12,6 +12,7 @@ import gzip
 import io
 import lzma
 import os
+import select
 import shutil
 import stat
 import sys
@@ -35,6 +36,8 @@ _LAYERS = 3
 #: of repeated rows reach some 100 to 1.
 _FREE, _RATIO = 64 << 20, 250
 _HEAD = 4096
+#: Seconds after which a reader of standard input looks whether it is still wanted.
+_PATIENCE = 0.2
 
 #: What the first bytes say of things that are no tables.
 _KINDS: tuple[tuple[bytes, str], ...] = (
@@ -176,8 +179,11 @@ def opened(path: Path, count: Count, *, lenient: bool = False) -> Iterator[Itera
     """
     name = "standard input" if str(path) == "-" else path.name
     with ExitStack() as stack, broken_as_input(name):
-        raw: Any = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
-        counted = _Counted(raw, count)
+        counted = (
+            _Waiting(sys.stdin.buffer, count)
+            if str(path) == "-"
+            else _Counted(stack.enter_context(path.open("rb")), count)
+        )
         yield _tables(name, io.BufferedReader(counted, 1 << 18), counted, stack, lenient, 0)
 
 
@@ -320,6 +326,28 @@ class _Counted(io.RawIOBase):
         self.position += len(data)
         self.count(len(data))
         return len(data)
+
+
+class _Waiting(_Counted):
+    """Standard input: while nothing comes, ``count`` is called now and then, which may end the reading."""
+
+    def readinto(self, buffer: Any) -> int:
+        taken = 0
+        raw = getattr(self.file, "raw", None)
+        if raw is None:
+            return super().readinto(buffer)
+        # filled as a file would fill it: the first bytes decide what it is
+        while taken < len(buffer):
+            while not select.select([raw], [], [], _PATIENCE)[0]:
+                self.count(0)
+            data = raw.read(len(buffer) - taken)
+            if not data:
+                break
+            buffer[taken : taken + len(data)] = data
+            taken += len(data)
+            self.position += len(data)
+            self.count(len(data))
+        return taken
 
 
 class _Bounded(io.RawIOBase):

@@ -15,7 +15,7 @@ from atlas.errors import InvalidInput
 #: Stands for each byte that could not be decoded: a character that no text has.
 BROKEN = "\uffff"
 
-_BLOCK = 1 << 19
+_BLOCK = 3 << 18
 #: How much of the text that is not ASCII decides the encoding.
 _EVIDENCE = 1 << 16
 _SCAN = 1 << 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -87,15 +87,21 @@ class Stats(Repository):
         self, newest: dict[tuple[str, datetime], Sample]
     ) -> dict[tuple[str, datetime], Sample]:
         """Without the samples of forgotten videos."""
-        if not await self.session.scalar(_ANY_FORGOTTEN):
-            return newest
-        ids = sorted({video_id for video_id, _ in newest})
-        await ErasedDigests(self.session).refused_among(ids)
-        forgotten = set(await self.session.scalars(_FORGOTTEN_AMONG, {"ids": ids}))
+        forgotten = await self._forgotten_among(video_id for video_id, _ in newest)
         if not forgotten:
             return newest
-        log.warning("samples_of_forgotten_videos_refused", videos=len(forgotten))
         return {key: sample for key, sample in newest.items() if key[0] not in forgotten}
+
+    async def _forgotten_among(self, video_ids: Iterable[str]) -> set[str]:
+        """Which of these videos are forgotten: their samples are refused."""
+        if not await self.session.scalar(_ANY_FORGOTTEN):
+            return set()
+        ids = sorted(set(video_ids))
+        await ErasedDigests(self.session).refused_among(ids)
+        forgotten = set(await self.session.scalars(_FORGOTTEN_AMONG, {"ids": ids}))
+        if forgotten:
+            log.warning("samples_of_forgotten_videos_refused", videos=len(forgotten))
+        return forgotten
 
     async def _copied_samples(self, samples: Sequence[Sample]) -> bool:
         rows = [_VALUES(one) for one in samples]

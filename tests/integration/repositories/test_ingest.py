@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,10 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.errors import DatabaseError, InvalidInput
-from atlas.ingest import record_samples
+from atlas.ingest import record_samples, record_table
 from atlas.repositories.base import CHUNK
 from atlas.repositories.hot.partitions import Partitions
-from atlas.tables.sample import KEY, SAMPLE_SQL
+from atlas.repositories.hot.stats import EARLIEST
+from atlas.tables.sample import KEY, SAMPLE, SAMPLE_COLUMNS, SAMPLE_SQL
 from atlas.types import Sample
 from tests.support.sql import execute, fetch, scalar
 
@@ -55,6 +57,27 @@ async def test_a_repeated_sample_is_one_row_and_the_last_write_replaces_it_whole
     same_moment = NOON.astimezone(timezone(timedelta(hours=5, minutes=30)))
     assert await record_samples(database, [Sample("v", same_moment, 7)]) == 1
     assert await stored(database) == [("v", NOON, 7, None, None)]
+
+
+async def test_a_table_is_written_to_the_byte_whatever_its_ids_and_gaps(database: Database) -> None:
+    extremes = (None, 0, 1, 2**63 - 1)
+    rows = [
+        (
+            "-" * length + "v",
+            NOON + timedelta(microseconds=length),
+            *(extremes[(length + n) % 4] for n in range(3)),
+        )
+        for length in (0, 10, 63, 31)
+    ] + [("all-null", EARLIEST, None, None, None)]
+    columns = dict(zip(SAMPLE_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+    schema = pa.schema([(column.name, column.arrow) for column in SAMPLE])
+    assert await record_table(database, pa.table(columns, schema)) == len(rows)
+    assert await stored(database) == sorted(rows)
+    # what is there is replaced, whole
+    again = [(*row[:2], 5, None, None) for row in rows]
+    columns = dict(zip(SAMPLE_COLUMNS, map(list, zip(*again, strict=True)), strict=True))
+    assert await record_table(database, pa.table(columns, schema)) == len(rows)
+    assert await stored(database) == sorted(again)
 
 
 async def test_an_empty_batch_does_nothing(database: Database) -> None:

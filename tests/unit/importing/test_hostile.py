@@ -14,7 +14,8 @@ import pytest
 from atlas.errors import InvalidInput
 from atlas.importing.columns.rows import SAMPLES
 from atlas.importing.files import sources
-from atlas.importing.loading import Buckets, Distinct
+from atlas.importing.loading import Buckets
+from atlas.importing.videos import Distinct
 from tests.support.importing import DAY, ID, OTHER, understand
 
 
