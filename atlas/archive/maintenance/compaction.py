@@ -15,7 +15,6 @@ from atlas.db.clock import clock
 from atlas.logging import get_logger
 from atlas.reading.appended import appended_files
 from atlas.reading.cold import why_left_out
-from atlas.repositories.erasure import Erasure
 from atlas.repositories.hot.snapshot import ColdFile, Selection, remember_metrics
 from atlas.repositories.ledger.files import FileRecord, LedgerReader
 from atlas.types import Dataset, ObjectStore, Progress
@@ -56,7 +55,6 @@ async def compact(
         now = await clock(session)
         live = await LedgerReader(session).live_files(Dataset.STATS)
         adopted = await LedgerReader(session).keys(Dataset.METRICS)
-        forgotten = await Erasure(session).forgotten()
     appended, left_out = list[Input](), list[str]()
     if await offload(is_sole_owner, steps.store, steps.owner):
         closed = await offload(lambda: list(closed_metrics(steps.store, now, adopted)))
@@ -75,7 +73,7 @@ async def compact(
                 progress(number, len(jobs), day.isoformat())
             yield inputs
 
-    async for one in rewrite(steps, reported(), target_bytes=target_bytes, excluded=forgotten):
+    async for one in rewrite(steps, reported(), target_bytes=target_bytes):
         if isinstance(one, Rewritten):
             done.append(one)
             continue

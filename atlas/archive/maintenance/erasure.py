@@ -190,7 +190,7 @@ async def _rewrite_samples(
         if await offload(_holds, steps.store, one.key, one.file, ids):
             holding.append([one])
     failed = None
-    async for done in rewrite(steps, holding, target_bytes=TARGET_BYTES, excluded=ids):
+    async for done in rewrite(steps, holding, target_bytes=TARGET_BYTES):
         if isinstance(done, NotRewritten):
             failed = failed or done.error
             continue

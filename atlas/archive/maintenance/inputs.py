@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -17,6 +17,7 @@ from atlas.archive.export.samples import RUN_ROWS, Bounds, read_back
 from atlas.archive.session import Steps
 from atlas.errors import CorruptObject, VerificationFailed
 from atlas.reading.cold import as_scalar, conformed, open_cold
+from atlas.repositories.erasure import Erasure
 from atlas.repositories.hot.snapshot import ColdFile, Selection
 from atlas.repositories.ledger.digests import Erased, ErasedDigests
 from atlas.repositories.ledger.files import FileFacts, FileRecord
@@ -212,16 +213,18 @@ class Source:
 
 
 async def open_source(
-    steps: Steps, inputs: Sequence[Input], excluded: Collection[str], folder: Path
+    steps: Steps, inputs: Sequence[Input], folder: Path
 ) -> tuple[Source, list[date]]:
-    """Fetch and check the inputs; returns also the days that they hold rows of.
+    """Fetch and check the inputs, less rows of forgotten ids; returns also the days that they hold rows of.
 
     Ids in there that were known to be forgotten by their hashes alone are known by name from then on: the
     next run does their erasure again.
     """
     async with steps.database.transaction(read_only=True) as session:
+        # hashes first: an id that is met in between is in both
         erased = Erased(steps.owner, await ErasedDigests(session).all())
-    source = Source(steps.store, inputs, frozenset(excluded), erased, folder)
+        forgotten = frozenset(await Erasure(session).forgotten())
+    source = Source(steps.store, inputs, forgotten, erased, folder)
     days = await offload(source.open)
     if source.met:
         async with steps.database.transaction() as session:

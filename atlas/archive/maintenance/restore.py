@@ -25,7 +25,6 @@ from atlas.errors import InvalidInput, VerificationFailed
 from atlas.logging import get_logger
 from atlas.reading.appended import appended_files
 from atlas.reading.cold import as_scalar, why_left_out
-from atlas.repositories.erasure import Erasure
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.restored import Pin, Pins, RestoredSamples, StagedSamples
 from atlas.repositories.hot.snapshot import Selection
@@ -151,11 +150,8 @@ async def _check_budget(steps: Steps, inputs: Iterable[Input]) -> None:
 async def _samples(steps: Steps, inputs: list[Input], span: Pin) -> AsyncIterator[pa.Table]:
     """The cold samples of a span, each once as it counts, in tables of a row group at most."""
     since, until = as_scalar(span.since), as_scalar(span.until)
-    async with steps.database.transaction(read_only=True) as session:
-        # an erasure that died has barred ids whose rows still lie in files
-        forgotten = await Erasure(session).forgotten()
     with workdir() as folder:
-        source, days = await open_source(steps, inputs, forgotten, folder)
+        source, days = await open_source(steps, inputs, folder)
         for day in days:
             tables = source.sorted_rows(day)
             while (table := await offload(next, tables, None)) is not None:

@@ -8,7 +8,7 @@ changed for readers, and a run that dies leaves outputs that the next one abando
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -79,10 +79,9 @@ async def rewrite(
     jobs: Iterable[Sequence[Input]],
     *,
     target_bytes: int,
-    excluded: Collection[str] = (),
 ) -> AsyncIterator[Rewritten | NotRewritten]:
     """Replace the inputs of each job by as few files as ``target_bytes`` allows, without the rows of
-    ``excluded`` ids, nor of those that are known to be forgotten by their hashes.
+    forgotten ids, be they known by name or by their hashes.
 
     Of rows with the same (video_id, timestamp) the one with the highest ``seq`` is kept. An output
     holds rows of one UTC day, in order over all outputs of that day. Each job is replaced by itself or left
@@ -93,7 +92,7 @@ async def rewrite(
         waiting: list[_Job] = []
         for inputs in jobs:
             try:
-                waiting.append(await _prepared(steps, inputs, target_bytes, excluded, folder))
+                waiting.append(await _prepared(steps, inputs, target_bytes, folder))
             except (CorruptObject, VerificationFailed) as error:
                 # what it announced is given up with all that has not been replaced: first the others
                 async for done in _replaced(steps, waiting, folder):
@@ -114,13 +113,12 @@ async def _prepared(
     steps: Steps,
     inputs: Sequence[Input],
     target_bytes: int,
-    excluded: Collection[str],
     folder: Path,
 ) -> _Job:
     """Write the outputs of a job to files on this machine."""
     batch_id = uuid.uuid4()
     with workdir() as fetched:
-        source, days = await open_source(steps, inputs, excluded, fetched)
+        source, days = await open_source(steps, inputs, fetched)
         outputs = [
             output
             for day in days

@@ -71,6 +71,7 @@ async def test_compaction_leaves_out_an_id_that_is_known_to_be_forgotten_by_its_
     await history.archiver.rebuild()
     history.append("B", 2, hour=2)
     history.append("A", 5, hour=2)
+    history.append("B", 3, hour=30)  # another day: by then the id is known
     await history.archiver.compact()
     await history.clean()
     for key in history.files():
