@@ -10,7 +10,9 @@ or as `Unavailable`.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -34,6 +36,12 @@ BODY_LIMIT = 65_536
 #: Longest wait that a ``Retry-After`` is granted, in seconds.
 LONGEST_WAIT = 86_400.0
 
+#: What `getproxies` looks at for http and https.
+_PROXIES = tuple(
+    spelled
+    for name in ("http_proxy", "https_proxy", "no_proxy", "request_method")
+    for spelled in (name, name.upper())
+)
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291, deprecated
@@ -137,9 +145,13 @@ async def client(*, timeout: float, allow_private: bool) -> AsyncIterator[Client
 def proxy_of(url: str) -> str | None:
     """The proxy that the environment names for an address now; None: there is none, or NO_PROXY has it."""
     parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
-        return None
-    return getproxies().get(parts.scheme)
+    # to go through the whole environment takes as long as half a request
+    return _proxy_of(parts.scheme, parts.hostname or "", tuple(map(os.environ.get, _PROXIES)))
+
+
+@functools.lru_cache(maxsize=256)
+def _proxy_of(scheme: str, host: str, variables: tuple[str | None, ...]) -> str | None:
+    return None if proxy_bypass(host) else getproxies().get(scheme)
 
 
 def _judge_name(url: str) -> None:

@@ -19,13 +19,11 @@ import aiohttp.web
 from sqlalchemy import text
 from standardwebhooks.webhooks import Webhook
 
-from atlas import webhook_client
 from atlas.config import Settings
 from atlas.db import Database
 from atlas.events import EventBus
 from atlas.events.delivery.router import route_page
-from atlas.events.delivery.senders import HttpSender
-from atlas.events.delivery.signing import read_secrets
+from atlas.events.delivery.signing import read_secrets, signature_headers
 from atlas.repositories.events import deliveries, endpoints
 from benchmarks.support import Result
 from tests.support.servers.cluster import Cluster, running_cluster
@@ -84,17 +82,11 @@ async def emitting(bus: EventBus, pairs: int = 100) -> list[Result]:
             if number >= 5:
                 wall[emits].append(time.perf_counter() - begun)
                 cpu[emits].append(time.thread_time() - spent)
-    more = part(cpu[True], 0.5) - part(cpu[False], 0.5)
+    # of pairs: what else the machine does changes slowly
+    more = part([one - other for one, other in zip(cpu[True], cpu[False], strict=True)], 0.5)
+    longer = part([one / other for one, other in zip(wall[True], wall[False], strict=True)], 0.5)
     return [
-        Result(
-            "emit in a transaction of 50 inserts: wall",
-            part(wall[True], 0.5) * 1e3,
-            "without",
-            part(wall[False], 0.5) * 1e3,
-            "ms",
-            1.15,
-            most=True,
-        ),
+        at_most("emit in a transaction of 50 inserts: wall, times without", longer, 1.15, ""),
         at_most("emit in a transaction of 50 inserts: CPU", more * 1e3, 0.5, "ms"),
     ]
 
@@ -218,20 +210,23 @@ async def endpoint(bus: EventBus, name: str, url: str, pattern: str = "b.*") -> 
 
 
 async def route(bus: EventBus) -> None:
+    """Have the router read what is there."""
     while await route_page(bus.database):
         pass
 
 
-async def bare(bus: EventBus, url: str, count: int) -> float:
-    """Signed POSTs a second, ten at a time, of what the same events are."""
-    left = [uuid.uuid4() for _ in range(count)]
+async def bare(url: str, count: int) -> float:
+    """Signed POSTs a second by aiohttp, ten at a time, of bodies like those of the events."""
+    left, keys = [str(uuid.uuid4()) for _ in range(count)], read_secrets(SECRET)
     body = b'{"id": "x", "type": "b.tick", "data": {"number": 1}}' + b" " * 150
-    async with webhook_client.client(timeout=15, allow_private=True) as client:
-        sender = HttpSender(client, url, read_secrets(SECRET), {})
+    async with aiohttp.ClientSession() as client:
 
         async def work() -> None:
             while left:
-                assert (await sender.post(str(left.pop()), body)).delivered
+                signed = signature_headers(keys, left.pop(), int(time.time()), body)
+                async with client.post(url, data=body, headers=signed) as answer:
+                    await answer.read()
+                    assert answer.ok
 
         begun = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
@@ -259,8 +254,8 @@ async def delivery_rate(bus: EventBus, url: str, count: int, quick: int) -> floa
 
 
 async def delivering(bus: EventBus, url: str, count: int = 4_000) -> list[Result]:
-    await bare(bus, f"{url}/ok", 200)
-    plain = await bare(bus, f"{url}/ok", count)
+    await bare(f"{url}/ok", 200)
+    plain = await bare(f"{url}/ok", count)
     rate = await delivery_rate(bus, f"{url}/ok", count, count)
     quick = count - count // SLOW_EVERY
     even = await delivery_rate(bus, f"{url}/ok", count, quick)
@@ -277,6 +272,7 @@ async def hanging(
     """A healthy endpoint's lag beside one that never answers, with many behind it."""
     async with endpoint(bus, "hangs", f"{url}/hang", "none.*") as hangs:
         await insert_waiting(bus.database, hangs, waiting)
+        await route(bus)
         async with endpoint(bus, "healthy", f"{url}/healthy"):
             worker = bus.deliverer()
             running = asyncio.create_task(worker.run())
@@ -326,16 +322,21 @@ async def outage(
     usual = endpoints.FIRST_PAUSE, endpoints.LONGEST_PAUSE
     endpoints.FIRST_PAUSE, endpoints.LONGEST_PAUSE = 1, max(1, round(usual[1] / scale))
     down = folder / "down"
-    down.touch()
     async with endpoint(bus, "flaky", f"{url}/flaky"):
         workers = [bus.deliverer(), bus.deliverer()]
         running = [asyncio.create_task(worker.run()) for worker in workers]
-        end, emitted = time.monotonic() + seconds, 0
+        # it goes down while all that may be is in flight
+        await bus.emit_many([("b.tick",)] * 500)
+        while sum(worker.delivered for worker in workers) < 50:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+        down.touch()
+        before = sum(path == "/flaky" for path, _, _ in came())
+        end, emitted = time.monotonic() + seconds, 500
         while time.monotonic() < end:
             await bus.emit("b.tick")
             emitted += 1
             await asyncio.sleep(0.1)
-        requests = sum(path == "/flaky" for path, _, _ in came())
+        requests = sum(path == "/flaky" for path, _, _ in came()) - before
         down.unlink()
         begun = time.perf_counter()
         while sum(worker.delivered for worker in workers) < emitted:  # noqa: ASYNC110
@@ -379,7 +380,7 @@ async def many_waiting(bus: EventBus, count: int) -> list[Result]:
     await bus.endpoints.remove("many")
     dropped = await retained(bus, count)
     return [
-        at_most(f"claim of 25 where {count:,} wait", part(taken, 0.5), 1.0, "ms"),
+        at_most(f"claim of 25 where {count:,} wait, least of 10", min(taken), 1.0, "ms"),
         at_most(f"retention of {count:,} events", dropped, 1.0),
     ]
 

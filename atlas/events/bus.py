@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from atlas.db.after_commit import after_commit
 from atlas.db.clock import Session
 from atlas.db.errors import cause_of
 from atlas.errors import AtlasError, InvalidInput, Unavailable
+from atlas.events import recording
 from atlas.events.delivery.deliverer import TIMEOUT, Deliverer
 from atlas.events.delivery.endpoints import Endpoints, default_endpoint
 from atlas.events.delivery.senders import Notify, TargetHandler
@@ -22,7 +24,7 @@ from atlas.events.delivery.settings_endpoint import check_default, send_unrecord
 from atlas.events.event import Event, make_event
 from atlas.events.handlers import Handler, Handlers
 from atlas.events.listening import POLL, Batch, listen
-from atlas.events.recording import append_alone, append_within
+from atlas.events.recording import append_alone, append_within, bounded
 from atlas.events.retention import Retained, retain
 from atlas.logging import get_logger
 from atlas.notifications.jobs import note
@@ -38,6 +40,8 @@ log = get_logger(__name__)
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
+#: Seconds that the endpoint of the settings may take to be made, of those that an emit has.
+ENSURE_SECONDS = 2.0
 #: Seconds for which an emit waits for the handlers that could begin at once.
 HANDLER_WAIT = 0.04
 
@@ -151,6 +155,7 @@ class EventBus:
         One that cannot be taken is logged, and the others are recorded.
         """
         try:
+            deadline = time.monotonic() + recording.EMIT_TIMEOUT
             settings = self.settings
             if not settings.event_bus_enabled:
                 log.debug("event_bus_disabled")
@@ -163,7 +168,9 @@ class EventBus:
             if any(self._handlers.wanted(event.event_type) for event in made):
                 await self._handlers.attach()
             if session is None:
-                made = _recorded(made, await append_alone(self.database, rows, self._spawn))
+                seconds = deadline - time.monotonic()
+                appended = await append_alone(self.database, rows, self._spawn, seconds)
+                made = _recorded(made, appended)
                 soon, all_ = self._dispatch(made)
                 if handled := all_ if wait else soon:
                     await asyncio.wait(handled, timeout=None if wait else HANDLER_WAIT)
@@ -252,8 +259,12 @@ class EventBus:
             new = default_endpoint(settings)
             if new is not None:
                 check_default(settings)
-                async with asyncio.timeout(2), self.database.transaction() as session:
-                    await EventEndpoints(session).ensure(new)
+                await bounded(
+                    self.database,
+                    lambda session: EventEndpoints(session).ensure(new),
+                    self._spawn,
+                    ENSURE_SECONDS,
+                )
             self._ensured = settings
         except (AtlasError, ValueError) as error:
             if not isinstance(error, Unavailable):

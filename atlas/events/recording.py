@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from atlas.db.clock import Session
 from atlas.db.driver import driver_of
@@ -17,9 +17,12 @@ from atlas.repositories.events.log import NO_PARTITION, Appended, EventLog, NewE
 if TYPE_CHECKING:
     from atlas.db import Database
 
-__all__ = ["append_alone", "append_within"]
+__all__ = ["EMIT_TIMEOUT", "append_alone", "append_within", "bounded"]
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
+Spawn = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
 
 #: Seconds that an emit outside of a session may take, whatever state PostgreSQL is in.
 EMIT_TIMEOUT = 5.0
@@ -40,36 +43,50 @@ async def append_within(
 
 
 async def append_alone(
-    database: Database,
-    rows: list[NewEvent],
-    spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+    database: Database, rows: list[NewEvent], spawn: Spawn, seconds: float
 ) -> list[Appended] | None:
-    """Write in a transaction of their own, and let go of it when the time is over.
+    """Write in a transaction of their own, and let go of it after ``seconds``.
 
     What fails is logged, and None returned.
     """
-    drivers: list[Any] = []
 
-    async def write() -> list[Appended]:
-        async with database.autocommit() as session:
-            connection = await session.connection()
-            drivers.append(await driver_of(connection))
-            return await _append(database, EventLog(connection), rows)
+    async def write(session: Session) -> list[Appended]:
+        return await _append(database, EventLog(await session.connection()), rows)
 
-    task = spawn(write())
     try:
-        await asyncio.wait({task}, timeout=EMIT_TIMEOUT)
-        if not task.done():
-            raise Unavailable(f"PostgreSQL did not answer within {EMIT_TIMEOUT:.0f} s")
-        appended: list[Appended] = task.result()
-        return appended
-    except asyncio.CancelledError:
-        _let_go(task, drivers)
-        raise
+        return await bounded(database, write, spawn, seconds)
     except Exception as error:
-        _let_go(task, drivers)
         _log_unrecorded(error, rows)
         return None
+
+
+async def bounded(
+    database: Database,
+    work: Callable[[Session], Coroutine[Any, Any, T]],
+    spawn: Spawn,
+    seconds: float,
+) -> T:
+    """What ``work`` returns, given a session of its own; `Unavailable` after ``seconds``.
+
+    It is let go of then, and its connection cut, without a word from PostgreSQL.
+    """
+    drivers: list[Any] = []
+
+    async def run() -> T:
+        async with database.autocommit() as session:
+            drivers.append(await driver_of(await session.connection()))
+            return await work(session)
+
+    task = spawn(run())
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise Unavailable(f"PostgreSQL did not answer within {seconds:.0f} s")
+        found: T = task.result()
+        return found
+    except BaseException:
+        _let_go(task, drivers)
+        raise
 
 
 async def _append(database: Database, events: EventLog, rows: list[NewEvent]) -> list[Appended]:

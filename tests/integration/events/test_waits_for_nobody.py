@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import structlog
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from atlas.config import Settings
@@ -117,10 +119,9 @@ def test_what_waits_when_the_loop_ends_is_handled_then(database: Database) -> No
     assert seen[-2:] == ["b", "c"]
 
 
-async def test_a_server_that_does_not_answer_holds_an_emit_for_its_time_out_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(recording, "EMIT_TIMEOUT", 0.2)
+@pytest.fixture
+async def mute() -> AsyncIterator[Database]:
+    """A database of a server that accepts, and never says a word."""
     held: list[asyncio.StreamWriter] = []
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -129,18 +130,25 @@ async def test_a_server_that_does_not_answer_holds_an_emit_for_its_time_out_only
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     database = Database(f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable")
-    made = EventBus(database, Settings(_env_file=None, env="test"))
+    yield database
+    for writer in held:
+        writer.close()
+    server.close()
+    await server.wait_closed()
+    await database.close()
+
+
+async def test_a_server_that_does_not_answer_holds_an_emit_for_its_time_out_only(
+    mute: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "EMIT_TIMEOUT", 0.2)
+    made = EventBus(mute, Settings(_env_file=None, env="test"))
     with structlog.testing.capture_logs() as logs:
         begun = time.monotonic()
         await made.emit("a")
         assert time.monotonic() - begun < 10  # the connection's own time-out is 15 s
     assert [entry["event"] for entry in logs] == ["event_not_recorded"]
     await made.drain()
-    for writer in held:
-        writer.close()
-    server.close()
-    await server.wait_closed()
-    await database.close()
 
 
 async def test_a_locked_log_undoes_the_event_alone(quiet: EventBus, database: Database) -> None:
@@ -184,3 +192,29 @@ async def test_a_claim_reads_by_the_index_however_many_wait(
     assert "endpoint_id_due_at" in plan, plan
     today = await scalar(database, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
     assert f"Seq Scan on event_deliveries_p{today}" not in plan, plan
+
+
+async def test_an_endpoint_of_the_settings_that_cannot_be_made_takes_none_of_the_emits_time(
+    mute: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "EMIT_TIMEOUT", 0.3)
+    monkeypatch.setattr(bus, "ENSURE_SECONDS", 0.2)
+    given: list[float] = []
+    wait = asyncio.wait
+
+    async def waited(tasks: Any, timeout: float | None = None, **options: Any) -> Any:
+        if timeout is not None:
+            given.append(timeout)
+        return await wait(tasks, timeout=timeout, **options)
+
+    monkeypatch.setattr(asyncio, "wait", waited)
+    url = SecretStr("https://hook.example/")
+    made = EventBus(mute, Settings(_env_file=None, env="test", event_bus_webhook_url=url))
+    monkeypatch.setattr(bus, "send_unrecorded", lambda *_: asyncio.sleep(0))
+    with structlog.testing.capture_logs() as logs:
+        await made.emit("a")
+    told = [entry["event"] for entry in logs]
+    assert "event_endpoint_not_made" in told and "event_not_recorded" in told
+    # together no longer than the emit has
+    assert given[0] == 0.2 and given[1] <= 0.1
+    await made.drain()

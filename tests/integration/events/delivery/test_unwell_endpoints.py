@@ -134,6 +134,23 @@ async def test_probes_of_an_endpoint_that_is_down_cost_no_attempts_and_double_th
     assert (await endpoint(bus)).failing_since is None
 
 
+async def test_however_many_workers_there_are_one_probe_is_sent(
+    quiet: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    server.script(Reply(503))
+    await quiet.endpoints.add(
+        "hook", f"{server.url}/hook", secret=SECRET, patterns=["a*"], max_in_flight=1
+    )
+    await quiet.emit_many([("a",)] * 20)
+    await quiet.deliver_pending()
+    assert len(server.requests) == 1
+    await end_pause(database)
+    workers = [EventBus(database, quiet.settings) for _ in range(4)]
+    await asyncio.gather(*(worker.deliver_pending() for worker in workers))
+    assert len(server.requests) == 2
+    assert (await endpoint(quiet, "hook")).pause_seconds == 10
+
+
 async def test_one_event_that_an_endpoint_cannot_digest_does_not_stand_for_its_health(
     quiet: EventBus, database: Database, server: LoopbackServer
 ) -> None:
