@@ -89,7 +89,10 @@ async def examine_sessions(database: Database) -> tuple[str, str]:
         return "as Atlas needs them", ""
     found = ", ".join(f"{row.name}={row.value}" for row in defaults)
     mend = "; ".join(f"ALTER {row.place or 'ROLE ALL'} RESET {row.name}" for row in defaults)
-    return f"as Atlas needs them; it replaces {found}", f"for other programs of this user: {mend}"
+    return (
+        f"as Atlas needs them; it replaces {found}",
+        f"no harm to Atlas; for other programs: {mend}",
+    )
 
 
 async def server_version(database: Database) -> str:
@@ -137,8 +140,9 @@ async def examine_access(database: Database) -> str:
     if strangers:
         names = ", ".join(f"{one.name} ({one.owner})" for one in strangers[:3])
         raise ConfigurationError(
-            f"{len(strangers)} partitions do not belong to {row.owner}, whose the table is: {names}",
-            hint="run `atlas db roles --apply` as a superuser: until then nobody else can archive them",
+            f"partitions of tables of {row.owner} belong to others ({len(strangers)}): {names}",
+            hint="run `atlas db roles --apply` as a superuser: until then nobody else can archive "
+            "or drop them",
         )
     if not row.reads:
         raise ConfigurationError(
@@ -151,8 +155,8 @@ async def examine_access(database: Database) -> str:
         return f"{row.me} collects; {row.owner} migrates and archives{where}"
     if row.writes:
         raise ConfigurationError(
-            f"{row.me} may write rows but not have partitions made or dropped",
-            hint="see `atlas db roles`",
+            f"{row.me} may write rows, but not have partitions made or dropped",
+            hint="run `atlas db roles --apply` as a superuser, or as the owner of the tables",
         )
     return f"{row.me} only reads{where}"
 

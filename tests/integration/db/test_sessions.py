@@ -55,6 +55,7 @@ def wanted(found: dict[str, str]) -> dict[str, str]:
 
 
 async def test_every_connection_of_the_pool_has_every_setting(hostile: Database) -> None:
+    assert sessions.REQUIRED.keys() | {"search_path"} == HOSTILE.keys()
     found = {row["name"]: row["setting"] for row in await fetch(hostile, _IN_FORCE)}
     assert found.pop("transaction_read_only") == "off"
     assert len(found) >= len(sessions.REQUIRED) - 1

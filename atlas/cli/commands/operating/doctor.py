@@ -286,7 +286,7 @@ CHECKS: dict[str, tuple[Check, tuple[str, ...]]] = {
     "database": (_database, ("settings",)),
     "pooler": (_pooler, ("settings", "database")),
     "sessions": (_sessions, ("settings", "database")),
-    "migrations": (_migrations, ("settings", "database")),
+    "migrations": (_migrations, ("settings", "database", "sessions")),
     "access": (_access, ("settings", "database", "migrations")),
     "clock": (_clock, ("settings", "database")),
     "vault": (_vault, ("settings",)),
