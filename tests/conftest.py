@@ -54,10 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "smoke(*variables): talks to a live service; skipped unless the environment has every one "
         "of the variables (without arguments: at least one that names a service)",
     )
-    config.addinivalue_line(
-        "markers",
-        "needs_owner: changes tables; skipped where ATLAS_TEST_WAY is a role that may not",
-    )
+    for mark, (unfit, why) in ways.UNFIT.items():
+        line = f"{mark}: skipped where {ways.VARIABLE} is {unfit}: {why}"
+        config.addinivalue_line("markers", line)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -76,8 +75,9 @@ def pytest_report_header() -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if ways.way() == "worker" and item.get_closest_marker("needs_owner"):
-            item.add_marker(pytest.mark.skip(reason="a worker may change no table"))
+        for mark, (unfit, why) in ways.UNFIT.items():
+            if ways.way() == unfit and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=why))
         marker = item.get_closest_marker("smoke")
         if marker is None:
             continue

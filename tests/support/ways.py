@@ -4,7 +4,7 @@
 pooler in transaction mode. ``owner``: as a member of that role. ``worker``: likewise, but for the archiver,
 which is the owner's. ``reader``: what `StatsReader` reads is read as a member of that role.
 
-A test that itself changes tables is marked ``needs_owner``: it is skipped as a worker.
+A test that cannot go one of the ways has a mark of `UNFIT`, and is skipped there.
 """
 
 from __future__ import annotations
@@ -59,6 +59,18 @@ def way() -> str:
     return os.environ.get(VARIABLE, "")
 
 
+#: Behind the pooler: as many as a test holds at once, fewer than it has clients.
+_SERVER_CONNECTIONS = 6
+
+#: The way that a mark rules out, and why, by mark.
+UNFIT = {
+    "needs_owner": ("worker", "changes tables itself, as a worker may not"),
+    "needs_direct_connection": (
+        "pgbouncer",
+        "copies a database, from which a pooler stays connected",
+    ),
+}
+
 #: The ways that are roles.
 ROLES = ("owner", "worker", "reader")
 
@@ -78,7 +90,7 @@ def reached(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield url
     elif how == "pgbouncer":
         monkeypatch.setenv("DATABASE_POOL_MODE", "transaction")
-        with pgbouncer.running(url) as pooled:
+        with pgbouncer.running(url, f"default_pool_size = {_SERVER_CONNECTIONS}") as pooled:
             yield pooled
     elif how in ROLES:
         users = {role: login(server, url, role) for role in ROLES}

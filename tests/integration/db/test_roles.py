@@ -135,6 +135,7 @@ async def test_an_archive_as_a_worker_says_whose_work_it_is(cast: Cast, vault: L
         "DELETE FROM videos",
         "SELECT atlas_make_partition(now(), now() + interval '1 hour')",
         "SELECT atlas_drop_event_day('2026-01-01')",
+        "SELECT atlas_event_partition(current_date)",
     ],
 )
 async def test_a_reader_writes_nothing(statement: str, cast: Cast) -> None:

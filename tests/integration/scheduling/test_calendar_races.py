@@ -181,6 +181,7 @@ async def test_two_janitors_wake_every_video_once(
     assert await Calendar(database).turn() == 0
 
 
+@pytest.mark.needs_direct_connection
 async def test_a_backup_behind_the_pointer_loses_nothing(
     database: Database, database_url: str, postgres_server: Server
 ) -> None:

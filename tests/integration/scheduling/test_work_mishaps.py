@@ -162,6 +162,7 @@ async def test_what_is_reported_while_it_is_renewed_does_not_count_as_lost(
         assert [entry["event"] for entry in logs] == []
 
 
+@pytest.mark.needs_direct_connection
 async def test_what_is_renewed_while_it_is_reported_does_not_count_as_lost(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
