@@ -109,7 +109,7 @@ class HydraExecutor:
 
     async def _end(self, bucket: str) -> NoReturn:
         error, accounts = self.key_ring.exhausted(bucket), self.key_ring.accounts
-        # who goes on calling is told once a rest
+        # who goes on calling sees it once a rest
         if isinstance(error, QuotaExhausted) and self._exhausted.get(bucket) != error.retry_at:
             self._exhausted[bucket] = error.retry_at
             await ending.emit_exhausted(error, self.agent_name, bucket, accounts)

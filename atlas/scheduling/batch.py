@@ -264,8 +264,8 @@ class Batch(Generic[ItemT]):
                     held |= await kind.record(session, self._token, done)
                 if endings:
                     held |= await leases.settle(self._token, endings)
-                if told := [event for event in events if event[1] in held]:
-                    await bus_of(database).emit_many(told, session=session)
+                if counted := [event for event in events if event[1] in held]:
+                    await bus_of(database).emit_many(counted, session=session)
             return held
 
         if not items:
