@@ -13,12 +13,10 @@ import random
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from atlas.archive import Archiver
@@ -34,19 +32,16 @@ from atlas.errors import (
 )
 from atlas.ingest import record_samples
 from atlas.janitor import Janitor
-from atlas.repositories.ledger.digests import digest
-from atlas.types import Dataset, Sample
+from atlas.types import Sample
 from atlas.vault import LocalVault, Vault
-from atlas.vault.owners import owner_of
-from tests.faults.truth import shown_by_reader
+from tests.faults.knowledge import IDS, Knowledge, counters_of, hot_rows, key_of, name_of_sample
 from tests.support.faulty_store import Fault, Faults, FaultyStore
-from tests.support.histories import WEEK, History
+from tests.support.histories import WEEK
 from tests.support.samples import OLD, Counters, Key
 from tests.support.servers.postgres import name_of
 from tests.support.sql import execute, fetch, scalar
 
-#: Few ids and hours, so that samples meet.
-IDS = [f"video-{number}" for number in range(5)]
+#: Few hours, so that samples meet.
 HOURS = (1, 30)
 SPAN = (OLD, OLD + timedelta(hours=12))
 
@@ -124,21 +119,11 @@ class Copy:
 
 
 @dataclass
-class Wandering:
-    """A history on its way through a schedule.
+class Wandering(Knowledge):
+    """A history on its way through a schedule; ``steps`` are those so far."""
 
-    ``cold`` has every row of every whole file that was ever seen in the vault, by sample and ``seq``, and
-    whether it lay in a slice; ``hot`` what was written to the database of now and is in no file.
-    """
-
-    history: History
-    seed: int
-    told: list[str] = field(default_factory=list)
-    cold: dict[Key, dict[int, Counters]] = field(default_factory=dict)
-    slices: dict[Key, set[int]] = field(default_factory=dict)
-    rows_of: dict[str, set[tuple[Key, int]]] = field(default_factory=dict)
-    removed: dict[str, set[str]] = field(default_factory=dict)
-    hot: dict[Key, Counters] = field(default_factory=dict)
+    seed: int = 0
+    steps: list[str] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
     #: Whether database and vault may be at odds: nothing is promised before somebody adopts.
     at_odds: bool = False
@@ -155,7 +140,7 @@ class Wandering:
             await self._undergo()
         except BaseException as error:
             error.add_note(f"schedule {self.seed} (ATLAS_CHAOS_SEED={self.seed} replays it):")
-            error.add_note("\n".join(self.told))
+            error.add_note("\n".join(self.steps))
             raise
 
     async def _undergo(self) -> None:
@@ -179,16 +164,22 @@ class Wandering:
     async def write(self, database: Database | None = None) -> None:
         """Samples, logged."""
         rows = [self._sample() for _ in range(self.dice.randint(1, 4))]
-        self._tell("write", ", ".join(f"{_name(*_key(row))}={row.views}" for row in rows))
+        self._tell(
+            "write", ", ".join(f"{name_of_sample(*key_of(row))}={row.views}" for row in rows)
+        )
         await record_samples(database or self.history.database, rows)
         if database is None:
-            barred = await self._barred()
-            self.hot |= {_key(row): _counters(row) for row in rows if row.video_id not in barred}
+            barred = await self.barred()
+            self.hot |= {
+                key_of(row): counters_of(row) for row in rows if row.video_id not in barred
+            }
 
     async def append(self) -> None:
         """Samples, appended."""
         rows = [self._sample() for _ in range(self.dice.randint(1, 3))]
-        self._tell("append", ", ".join(f"{_name(*_key(row))}={row.views}" for row in rows))
+        self._tell(
+            "append", ", ".join(f"{name_of_sample(*key_of(row))}={row.views}" for row in rows)
+        )
         self.history.vault.append_metrics(
             {"video_id": row.video_id, "timestamp": row.timestamp, "views": row.views}
             for row in rows
@@ -248,10 +239,10 @@ class Wandering:
                     self.at_odds = True
             else:
                 self.at_odds = True
-            copy.hot = await _hot_rows(other)
+            copy.hot = await hot_rows(other)
         finally:
             await other.close()
-        self._observe()
+        self.observe()
         self.copies.append(copy)
         if self.at_odds:
             with pytest.raises((EpochBehind, WrongVault)):
@@ -288,7 +279,7 @@ class Wandering:
             await self._during(job, self._backup_taken)
         else:
             await self._overtaken(job)
-        self._observe()
+        self.observe()
 
     async def _ill(self, job: str) -> None:
         kinds = tuple(self.dice.sample(_FAULTS, 2))
@@ -329,7 +320,7 @@ class Wandering:
             other = Database(url)
             # by the time when it is put back the lease that was held is over
             await execute(other, "UPDATE archive_control SET holder = NULL, held_until = NULL")
-            self.copies.append(Copy(url, await _hot_rows(other)))
+            self.copies.append(Copy(url, await hot_rows(other)))
             await other.close()
             self._tell("  backup", str(len(self.copies) - 1))
 
@@ -345,7 +336,7 @@ class Wandering:
             adopted.append(its_job)
             self._tell("  the copy adopts, and runs", its_job)
             await self._run(its_job, archiver)
-            self._observe()
+            self.observe()
 
         try:
             await self._during(job, a_copy_adopts)
@@ -353,9 +344,9 @@ class Wandering:
             self._tell("  ended with", type(error).__name__)
             if not adopted:
                 raise
-        copy.hot = await _hot_rows(other)
+        copy.hot = await hot_rows(other)
         await other.close()
-        self._observe()
+        self.observe()
         self.copies.append(copy)
         if adopted:
             self.at_odds = True
@@ -381,8 +372,8 @@ class Wandering:
         """Adopt, or begin a job, which says whether to adopt."""
         self.at_odds = True
         if not may_set_aside and self.dice.random() < 0.3:
-            since = await self._highest()
-            self._observe()
+            since = await self.highest()
+            self.observe()
             later = {seq for found in self.slices.values() for seq in found if seq > since}
             try:
                 await self.job("archive")
@@ -395,8 +386,8 @@ class Wandering:
                 self.at_odds = False
                 return
         set_aside = may_set_aside and self.dice.random() < 0.3
-        since = await self._highest()
-        before = await _hot_rows(self.history.database)
+        since = await self.highest()
+        before = await hot_rows(self.history.database)
         if self.dice.random() < 0.4:
             await self._dies_in("adopt", lambda archiver: archiver.adopt(set_aside=set_aside))
         self._tell("adopt", "set aside" if set_aside else "")
@@ -404,10 +395,10 @@ class Wandering:
         await self._adopted(since, before)
 
     async def _adopted(self, since: int = 0, before: dict[Key, Counters] | None = None) -> None:
-        self._observe()
-        aside = await self._aside()
-        left = await _hot_rows(self.history.database)
-        gone = await self._barred()
+        self.observe()
+        aside = await self.aside()
+        left = await hot_rows(self.history.database)
+        gone = await self.barred()
         for key, values in (before or {}).items():
             if key[0] in gone:
                 continue
@@ -415,48 +406,13 @@ class Wandering:
                 seq for seq in self.slices.get(key, ()) if seq > since and (key, seq) not in aside
             }
             if key in left:
-                assert not later, f"{_name(*key)} is hot, and older than {later}"
+                assert not later, f"{name_of_sample(*key)} is hot, and older than {later}"
             elif values not in self.cold.get(key, {}).values():
-                assert later, f"{_name(*key)} is hot no more"
+                assert later, f"{name_of_sample(*key)} is hot no more"
         self.hot = left
         self.at_odds = False
 
     # what must hold
-
-    async def check(self) -> None:
-        """Every sample once, with the right counters."""
-        self._observe()
-        assert not self.at_odds
-        database = self.history.database
-        shown = await shown_by_reader(database, self.history.vault)
-        hot = await _hot_rows(database)
-        aside = await self._aside()
-        gone = await self._barred()
-        expected: dict[Key, Counters] = {}
-        for key, found in self.cold.items():
-            seqs = [seq for seq in found if (key, seq) not in aside]
-            if seqs:
-                expected[key] = found[max(seqs)]
-        for key, values in self.hot.items():
-            cold = self.cold.get(key, {}).values()
-            assert key[0] in gone or hot.get(key) == values or values in cold, f"{_name(*key)} lost"
-        self.hot = hot
-        expected = {key: values for key, values in (expected | hot).items() if key[0] not in gone}
-        assert _by_name(shown) == _by_name(expected)
-        await self._check_removed()
-
-    async def _check_removed(self) -> None:
-        live = await fetch(
-            self.history.database,
-            "SELECT object_key FROM archive_files WHERE dataset = 'videos' AND state = 'live'",
-        )
-        rows = await fetch(self.history.database, "SELECT id FROM videos")
-        left = {row["id"] for row in rows}
-        archived = set[str]().union(*(self.removed.get(one["object_key"], set()) for one in live))
-        assert not left & archived, f"rows of {left & archived} are archived and still there"
-        kept = left | archived
-        ever = set[str]().union(*self.removed.values())
-        assert ever <= kept, f"rows of {ever - kept} are gone"
 
     async def finish(self) -> None:
         """Everything in order, with no hand, and nothing lost when all that is dead is deleted."""
@@ -466,7 +422,7 @@ class Wandering:
             await self._run(job, archiver)
         await self.check()
         assert {one.kind for one in await archiver.fsck(deep=True)} <= {"aside", "unreadable"}
-        gone = await self._barred()
+        gone = await self.barred()
         live = await fetch(
             self.history.database,
             "SELECT object_key FROM archive_files WHERE dataset = 'video_stats' AND state = 'live'",
@@ -475,72 +431,8 @@ class Wandering:
             ids = {key[0] for key, _ in self.rows_of[file["object_key"]]}
             assert not ids & gone, f"{ids & gone} are still in {file['object_key']}"
 
-    # what is known
-
-    def _observe(self) -> None:
-        store = self.history.vault.store
-        for folder in Dataset:
-            for info in store.list(folder):
-                if info.key not in self.rows_of and info.key.endswith(".parquet"):
-                    self._look(info.key, store.get_bytes(info.key) or b"")
-
-    def _look(self, key: str, content: bytes) -> None:
-        try:
-            with pq.ParquetFile(pa.BufferReader(content)) as file:
-                table, footer = file.read(), file.metadata.metadata or {}
-        except (pa.ArrowException, OSError):
-            return
-        if key.startswith("videos/"):
-            self.rows_of[key] = set()
-            self.removed[key] = set(table["id"].to_pylist())
-            return
-        names = ("video_id", "timestamp", "seq", "views", "likes", "comment_count")
-        rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-        self.rows_of[key] = set()
-        for video_id, moment, seq, *counters in rows:
-            sample = (video_id, moment)
-            found = self.cold.setdefault(sample, {})
-            assert found.setdefault(seq, tuple(counters)) == tuple(counters)
-            self.rows_of[key].add((sample, seq))
-            if key.startswith("video_stats/") and b"atlas.merged" not in footer:
-                self.slices.setdefault(sample, set()).add(seq)
-
-    async def _aside(self) -> set[tuple[Key, int]]:
-        """Rows that lie only in what a person has set aside."""
-        rows = await fetch(self.history.database, "SELECT object_key, state FROM archive_files")
-        aside = {row["object_key"] for row in rows if row["state"] == "aside"}
-        if not aside:
-            return set()
-        others = set[tuple[Key, int]]().union(
-            *(found for key, found in self.rows_of.items() if key not in aside)
-        )
-        return set[tuple[Key, int]]().union(*(self.rows_of[key] for key in aside)) - others
-
-    async def _barred(self) -> set[str]:
-        """Ids that were forgotten, by this database or by what the vault says."""
-        rows = await fetch(
-            self.history.database,
-            "SELECT video_id FROM video_tombstones WHERE reason = 'forgotten'",
-        )
-        owner = owner_of(self.history.vault.store)
-        recorded = "".join(
-            (self.history.vault.store.get_bytes(info.key) or b"").decode()
-            for info in self.history.vault.store.list(f"_atlas/erasures/{owner}")
-        )
-        by_hash = {one for one in IDS if owner and digest(owner, one).hex() in recorded}
-        return {row["video_id"] for row in rows} | by_hash
-
-    async def _highest(self) -> int:
-        return int(
-            await scalar(
-                self.history.database,
-                "SELECT coalesce((SELECT adopting_from FROM archive_control), max(seq), 0) "
-                "FROM archive_files WHERE dataset = 'video_stats'",
-            )
-        )
-
     async def _copied(self) -> Copy:
-        hot = await _hot_rows(self.history.database)
+        hot = await hot_rows(self.history.database)
         return Copy(await self.history.backup(), hot)
 
     async def _put_back(self, copy: Copy) -> None:
@@ -571,7 +463,7 @@ class Wandering:
                 await execute(
                     archiver.database,
                     "INSERT INTO videos (id, title, status, has_transcript, has_visuals, discovered_at) "
-                    f"VALUES ('doomed-{len(self.told)}', 'A title', 'DONE', true, true, "
+                    f"VALUES ('doomed-{len(self.steps)}', 'A title', 'DONE', true, true, "
                     "now() - interval '30 days') ON CONFLICT DO NOTHING",
                 )
                 await Janitor(archiver.database, archiver._vault).run()
@@ -583,33 +475,4 @@ class Wandering:
         return Sample(self.dice.choice(IDS), OLD + hour, self.views)
 
     def _tell(self, what: str, how: str = "") -> None:
-        self.told.append(f"  {what} {how}".rstrip())
-
-
-async def _hot_rows(database: Database) -> dict[Key, Counters]:
-    """What PostgreSQL has of its own: written rows and sealed tables."""
-    sealed = await fetch(database, "SELECT relation FROM archive_files WHERE relation IS NOT NULL")
-    columns = "video_id, timestamp, views, likes, comment_count"
-    hot: dict[Key, Counters] = {}
-    queries = [f'SELECT {columns} FROM "{row["relation"]}"' for row in sealed]
-    for query in (*queries, f"SELECT {columns} FROM video_stats_log WHERE seq IS NULL"):
-        for row in await fetch(database, query):
-            key = (row["video_id"], row["timestamp"])
-            hot[key] = (row["views"], row["likes"], row["comment_count"])
-    return hot
-
-
-def _key(row: Sample) -> Key:
-    return row.video_id, row.timestamp
-
-
-def _counters(row: Sample) -> Counters:
-    return row.views, row.likes, row.comment_count
-
-
-def _name(video_id: str, moment: datetime) -> str:
-    return f"{video_id}@{(moment - OLD) // timedelta(hours=1)}"
-
-
-def _by_name(rows: dict[Key, Counters]) -> dict[str, int | None]:
-    return {_name(*key): values[0] for key, values in sorted(rows.items())}
+        self.steps.append(f"  {what} {how}".rstrip())

@@ -66,6 +66,6 @@ async def test_a_random_schedule_of_backups_and_copies_loses_and_doubles_nothing
         History, postgres_server, migrated_template, tmp_path / "vault"
     )
     try:
-        await Wandering(history, seed).undergo()
+        await Wandering(history, seed=seed).undergo()
     finally:
         await history.close()
