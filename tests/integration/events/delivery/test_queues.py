@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import uuid
+from types import SimpleNamespace
 
 from atlas.db import Database
 from atlas.events import EventBus
@@ -156,3 +157,17 @@ async def test_with_one_request_at_a_time_none_overtakes(
 
 def test_what_a_dead_worker_held_is_back_within_half_a_minute() -> None:
     assert deliverer.TIMEOUT + deliverer.FRESH + 2 < 30
+
+
+async def test_what_is_sent_and_not_recorded_is_bounded_since_a_kill_repeats_it(
+    quiet: EventBus, server: LoopbackServer
+) -> None:
+    made = await quiet.endpoints.add("hook", f"{server.url}/hook", max_in_flight=3)
+    window = Window(made, None, made.max_in_flight)
+    ids = [uuid.uuid4() for _ in range(3)]
+    for event_id in ids:
+        assert window.has_room()
+        window.end(window.begin(SimpleNamespace(event_id=event_id)), True)  # type: ignore[arg-type]
+    assert not window.has_room()
+    window.unrecorded.discard(ids[0])
+    assert window.has_room()
