@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from atlas.errors import InvalidInput
-from atlas.reader import COLUMNS, SampleReader, schema_of
+from atlas.parsing import parse_boundary
+from atlas.reader import COLUMNS, SampleReader, StatsReader, schema_of
+from atlas.reading.windows import windows
+from atlas.repositories.hot.partitions import Partitions
 from atlas.tables.parquet import ROW_GROUP_ROWS
 from atlas.types import Boundary, Progress
 from atlas.vault import files
@@ -60,7 +63,9 @@ async def export_samples(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Write the samples that ``reader.scan`` returns, in its order, to a file.
+    """Write the samples that ``reader.scan`` returns to a file, older spans of time first.
+
+    Many hot samples are read in several looks, each of a span of its own: every sample is written once.
 
     ``format`` is ``parquet``, ``csv`` or ``jsonl`` (default: by the suffix). Times are UTC, in text as
     ``2026-01-15T12:00:00.000000Z``; what is not known is null, in CSV an empty cell. The file appears whole
@@ -75,7 +80,7 @@ async def export_samples(
     try:
         with _opened(staged, target) as file:
             writer = _FORMATS[kind](file, schema)
-            scan = reader.scan(video_ids, since, until, schema.names)
+            scan = _scan(reader, video_ids, since, until, schema.names)
             async with contextlib.aclosing(scan) as batches:
                 async for table in _row_groups(batches, schema):
                     await offload(_on_disk, target, partial(writer.write, table))
@@ -88,6 +93,25 @@ async def export_samples(
     finally:
         staged.unlink(missing_ok=True)
     return ExportReport(str(target), kind, rows, size, time.monotonic() - begun)
+
+
+async def _scan(
+    reader: SampleReader,
+    video_ids: Collection[str] | None,
+    since: Boundary | None,
+    until: Boundary | None,
+    columns: Sequence[str],
+) -> AsyncGenerator[pa.RecordBatch]:
+    """The samples; in memory are the hot ones of a part of the span."""
+    first, last = parse_boundary(since, field="since"), parse_boundary(until, field="until")
+    spans = [(first, last)]
+    if isinstance(reader, StatsReader):
+        async with reader.database.transaction(read_only=True) as session:
+            spans = list(windows(await Partitions(session).attached(), first, last))
+    for begin, end in spans:
+        async with contextlib.aclosing(reader.scan(video_ids, begin, end, columns)) as batches:
+            async for batch in batches:
+                yield batch
 
 
 async def _row_groups(

@@ -4,6 +4,7 @@ Usage: python -m benchmarks [archive|ingest|claims|import|exports|encodings|read
        python -m benchmarks claims [--entries N N ...]
        python -m benchmarks adoption [--rows N]
        python -m benchmarks events [--rows N] [--seconds N]
+       python -m benchmarks imports [--rows N]
        python -m benchmarks keys
        python -m benchmarks memory
        python -m benchmarks notifications
@@ -40,6 +41,7 @@ from benchmarks import (
     exports,
     forever,
     importing,
+    imports,
     keys,
     memory,
     month,
@@ -88,6 +90,7 @@ def main() -> None:
                 *SUITES,
                 "adoption",
                 "events",
+                "imports",
                 "keys",
                 "memory",
                 "notifications",
@@ -145,6 +148,7 @@ def main() -> None:
         "claims": functools.partial(claiming.measure, entries=arguments.entries),
         "adoption": adoption.measure,
         "events": functools.partial(events.measure, seconds=arguments.seconds),
+        "imports": imports.measure,
         "keys": keys.measure,
         "memory": memory.measure,
         "notifications": notifications.measure,

@@ -40,6 +40,7 @@ def plot_history(
 
     ``hot_from`` is where the hot tier begins (None: all is cold).
     """
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 8), layout="constrained")
@@ -54,13 +55,25 @@ def plot_history(
         axis.plot([at for at, _ in points], [value for _, value in points], "o-", ms=2, lw=1)
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-        axis.ticklabel_format(axis="y", style="plain", useOffset=False)
+        axis.yaxis.set_major_formatter(_grouped)
+        axis.margins(x=0.01)
+        if not points:
+            axis.set_yticks([])
+            axis.text(0.5, 0.5, "not known", transform=axis.transAxes, ha="center", va="center")
+    dates = AutoDateLocator()
+    axes[-1].xaxis.set_major_locator(dates)
+    axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(dates))
     _shade(axes, rows[0]["timestamp"], rows[-1]["timestamp"], hot_from)
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix.lower().removeprefix("."), dpi=120)
     with files.raised_as_vault_error(str(path)):
         staged = files.stage(path.parent, lambda target: target.write(picture.getvalue()))
         files.replace(staged, path)
+
+
+def _grouped(value: float, place: int | None = None) -> str:
+    """A number on an axis."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}".rstrip("0")
 
 
 def known(rows: list[dict[str, Any]], name: str) -> list[tuple[datetime, int]]:

@@ -28,10 +28,8 @@ from atlas.ingest import record_table
 from atlas.reader import StatsReader
 
 #: Samples that are compared and written together: bounds memory.
-BUCKET = 131_072
+BUCKET = 98_304
 _MOST_BUCKETS = 256
-#: Ids up to which a look at what is stored is narrowed to them.
-_FEW_IDS = 5_000
 _KEY = ["video_id", "timestamp"]
 _OLD = "_old"
 
@@ -124,13 +122,12 @@ async def load_samples(
 
 async def _stored(reader: StatsReader, samples: pa.Table) -> tuple[pa.Table, str | None]:
     """What is stored of these samples; where the vault cannot be asked, what is hot of them."""
-    ids = pc.unique(samples["video_id"])
+    ids = pc.unique(samples["video_id"]).to_pylist()
     span = pc.min_max(samples["timestamp"]).as_py()
     keys = samples.select(_KEY)
     found: list[pa.Table] = []
-    wanted = ids.to_pylist() if len(ids) <= _FEW_IDS else None
     try:
-        scan = reader.scan(wanted, span["min"], span["max"] + timedelta(microseconds=1))
+        scan = reader.scan(ids, span["min"], span["max"] + timedelta(microseconds=1))
         async for batch in scan:
             table = pa.Table.from_batches([batch]).select([*_KEY, *COUNTERS])
             found.append(keys.join(table, _KEY, join_type="inner", use_threads=False))

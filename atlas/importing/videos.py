@@ -25,7 +25,7 @@ from atlas.tables.sample import MOMENT
 from atlas.types import Channel, Video
 
 #: Facts that are merged before they are written.
-_FACTS_BYTES = 24 << 20
+_FACTS_BYTES = 16 << 20
 _NEVER = np.iinfo(np.int64).max
 _OF_VIDEO = (
     *("channel_id", "channel_title", "title", "published_at", "duration", "tags", "category_id"),

@@ -68,6 +68,8 @@ def import_files(
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:
     """Import videos and their counters; bad rows go to a report. Exits with 1 if no row was good."""
+    import pyarrow as pa
+
     from atlas.db import db
     from atlas.importing.importer import import_files
     from atlas.importing.options import Options, parse_time
@@ -89,6 +91,8 @@ def import_files(
         report=report,
     )
     found = ImportReport()
+    # Arrow's own allocator keeps for each thread what was freed: some 80 MB here
+    pa.set_memory_pool(pa.system_memory_pool())
     try:
         with progress("importing", quiet=json, in_bytes=True) as report_progress:
             run(import_files(db, files, options, progress=report_progress, report=found))
@@ -104,6 +108,8 @@ def import_files(
 
 
 def _show(found: ImportReport) -> None:
+    from atlas.importing.columns.fields import COUNTERS
+
     for mapping in found.mapping:
         read = ", ".join(
             field if field == column else f"{field} from {column}"
@@ -112,6 +118,8 @@ def _show(found: ImportReport) -> None:
         out.print(f"Read: {read}")
     if found.ignored:
         out.print(f"Ignored columns: {', '.join(found.ignored)}")
+    if found.good and not any(set(COUNTERS) & mapping.keys() for mapping in found.mapping):
+        out.print("No column was read as a counter; if one is, say which with --map views=COLUMN")
     for note in found.notes:
         out.print(f"Note: {note}")
     skipped = f", {number(found.skipped)} skipped" if found.skipped else ""

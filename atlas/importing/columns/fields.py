@@ -64,6 +64,91 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "comments_disabled": ("comments_disabled",),
     "kind": ("kind",),
 }
+#: The same in YouTube Studio and people's sheets of other languages; tried last.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "video_id": (
+        "ID de la vidéo",
+        "ID del video",
+        "ID del vídeo",
+        "ID do vídeo",
+        "Inhalte",
+        "Contenu",
+        "Contenido",
+        "Conteúdo",
+        "Contenuti",
+        "動画ID",
+    ),
+    "timestamp": (
+        "at",
+        "ts",
+        "Datum",
+        "Abgerufen am",
+        "Date de collecte",
+        "Fecha",
+        "Data",
+        "日付",
+        "Дата",
+    ),
+    "title": (
+        "Titel",
+        "Videotitel",
+        "Titre",
+        "Titre de la vidéo",
+        "Título",
+        "Título del vídeo",
+        "Título do vídeo",
+        "Titolo",
+        "タイトル",
+        "動画のタイトル",
+        "Название",
+    ),
+    "channel_title": ("Kanal", "Chaîne", "Canal", "Canale", "チャンネル", "Канал"),
+    "published_at": (
+        "Veröffentlicht",
+        "Veröffentlichungszeitpunkt des Videos",
+        "Veröffentlichungsdatum",
+        "Date de publication",
+        "Heure de publication de la vidéo",
+        "Fecha de publicación",
+        "Data de publicação",
+        "公開日",
+        "動画公開時刻",
+    ),
+    "duration": ("Dauer", "Durée", "Duración", "Duração", "Durata"),
+    "views": (
+        "Aufrufe",
+        "Vues",
+        "Visualizaciones",
+        "Vistas",
+        "Visualizações",
+        "Visualizzazioni",
+        "視聴回数",
+        "Просмотры",
+    ),
+    "likes": (
+        "Mag ich",
+        "Mag ich Bewertungen",
+        "Gefällt mir",
+        "J'aime",
+        "Me gusta",
+        "Marcações Gostei",
+        "Curtidas",
+        "Mi piace",
+        "高評価数",
+        "高評価",
+        "Нравится",
+    ),
+    "comment_count": (
+        "Kommentare",
+        "Commentaires",
+        "Comentarios",
+        "Comentários",
+        "Commenti",
+        "コメント数",
+        "コメント",
+        "Комментарии",
+    ),
+}
 COUNTERS = ("views", "likes", "comment_count")
 #: Fields that only say how others are to be read.
 FLAGS = ("ratings_disabled", "comments_disabled", "kind")
@@ -81,7 +166,8 @@ def normalised(name: str) -> str:
 
 _BY_ALIAS = {
     field: {normalised(alias): rank for rank, alias in enumerate(aliases)}
-    for field, aliases in FIELDS.items()
+    for field, names in FIELDS.items()
+    for aliases in [(*names, *_ELSEWHERE.get(field, ()))]
 }
 
 
@@ -211,11 +297,16 @@ def _given(header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
 
 def no_column(field: str, header: Sequence[str]) -> InvalidInput:
     """The error for a field that every table needs."""
+    if not header:
+        return InvalidInput(
+            "the values have no names: nothing says which is the video", field=field
+        )
     return InvalidInput(
         f"no column for {field}",
         field=field,
         value=list(header),
-        hint=f"say which with --map {field}=COLUMN; columns: {listed(header)}",
+        hint=f"say which with --map {field}=COLUMN, or of which video all of it is with --video-id ID; "
+        f"columns: {listed(header)}",
     )
 
 

@@ -165,7 +165,8 @@ class _Seen:
             reader(self.published, options.published_formats, options.year),
             latest,
             "|" if self.piped else ",",
-            frozenset(self.dotted),
+            # who writes one counter so writes all of them so
+            frozenset(COUNTERS if self.dotted else ()),
             options.video_id,
             options.timestamp,
         )

@@ -31,6 +31,7 @@ _PARTS = re.compile(
 )
 _PAIR = re.compile(r"(\d{1,2})([./-])(\d{1,2})")
 _ZONE_WORD = re.compile(r"(?:,? ?(?:UTC|GMT|Z)|,? \+00:?00)$", re.IGNORECASE)
+_ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b", re.IGNORECASE)
 _HAS_YEAR = re.compile("%[YyGcxDsF]")
 #: Dates with the name of the month; all of them are tried.
 _DAYS = (
@@ -365,6 +366,7 @@ def _epoch(match: re.Match[str]) -> datetime:
 
 def _named(value: str) -> datetime | None:
     text = " ".join(value.replace("\u202f", " ").replace("Sept ", "Sep ").split())
+    text = _ORDINAL.sub("", text)
     for one in (text, _ZONE_WORD.sub("", text)):
         for code in _NAMED:
             with suppress(ValueError, OverflowError):

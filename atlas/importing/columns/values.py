@@ -51,7 +51,8 @@ UNKNOWN = frozenset(
 )
 _GROUPED = re.compile(r"\d{1,3}(?:([,\u00a0\u202f\u2009 '’])\d{3})(?:\1\d{3})*(?:\.0+)?")
 _BY_DOTS = re.compile(r"\d{1,3}(?:\.\d{3}){2,}")
-_NUMBER = re.compile(r"\+?\d{1,40}(?:\.\d{1,40})?(?:[eE][+]?\d{1,3})?")
+#: A sign before a number makes it a change, which is no counter.
+_NUMBER = re.compile(r"\d{1,40}(?:\.\d{1,40})?(?:[eE][+]?\d{1,3})?")
 _ISO_DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.\d+)?S)?)?")
 _CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d\d)")
 _TRUE = frozenset(("true", "1", "yes", "t", "y", "wahr", "1.0"))

@@ -208,6 +208,8 @@ class _Reader:
         """The rows of lines without quotes, by Arrow; None where one is not as all are."""
         if any(one in text for one in self._special) or not self._dialect.delimiter.isascii():
             return None
+        if not text.strip("\r\n"):
+            return table(dict.fromkeys(self._rows.header, ()), (), {}, self._rows.source)
         found = self._parsed(text)
         numbers: Sequence[int] = range(begins, begins + count)
         if found is not None and found.num_rows < count:

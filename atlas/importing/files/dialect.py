@@ -84,6 +84,8 @@ def look(head: str, delimiter: str | None, columns: Mapping[str, str]) -> Head:
     for preference, one in enumerate(delimiters):
         for variant, dialect in enumerate(_variants(one, head)):
             score, place, header = _fit(lines, dialect, columns)
+            if one == " " and score[-2:-1] < (0.5,):
+                continue  # words of a sentence
             found = Head(dialect, header, skipped + place)
             ranked = (*score, -variant, -preference)
             if header and (best is None or ranked > best[0]):

@@ -18,6 +18,8 @@ _WATCHED = re.compile(r"^Watched ")
 #: Names of lists that hold the records of a document.
 _LISTS = ("items", "entries", "videos", "data", "results", "records", "rows", "response")
 
+_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -40,6 +42,10 @@ def records(value: Any) -> Iterator[Record]:
     if (inner := _inner(value)) is not None:
         for one in inner:
             yield from records(one)
+        return
+    if value and all(_ID.fullmatch(key) and isinstance(one, dict) for key, one in value.items()):
+        for key, one in value.items():
+            yield _record({"video_id": key} | one)
         return
     yield _record(value)
 

@@ -19,7 +19,7 @@ SOURCE, LINE, REASON, SKIPPED = "\0source", "\0line", "\0reason", "\0skipped"
 OWN = (SOURCE, LINE, REASON, SKIPPED)
 
 #: Rows and characters of one batch: bounds memory.
-ROWS, CHARACTERS = 16_384, 4 << 20
+ROWS, CHARACTERS = 8_192, 2 << 20
 #: Columns that are kept of rows whose columns differ.
 COLUMNS = 2_000
 

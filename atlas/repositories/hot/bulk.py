@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -17,10 +17,8 @@ from atlas.types import Sample
 
 #: PostgreSQL counts from 2000.
 _POSTGRES_EPOCH = 946_684_800_000_000
-#: The signature, no flags, no extension; and the end.
-_COPY_SIGNATURE, _COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
-#: Where in a row the first field begins.
-_ID_AT = 6
+#: Rows that are sent together: bounds memory.
+_PART = 16_384
 
 _ID = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -33,10 +31,11 @@ class BulkStats(Stats):
         _check(samples, latest)
         samples = await self._not_forgotten(samples)
         if samples.num_rows and not await self._copied_table(samples):
-            columns = samples.select(SAMPLE_COLUMNS).to_pydict()
-            return await self.upsert(
-                [Sample(*row) for row in zip(*columns.values(), strict=True)], latest=latest
-            )
+            for batch in samples.select(SAMPLE_COLUMNS).to_batches(max_chunksize=_PART):
+                columns = batch.to_pydict().values()
+                await self.upsert(
+                    [Sample(*row) for row in zip(*columns, strict=True)], latest=latest
+                )
         return int(samples.num_rows)
 
     async def _not_forgotten(self, samples: pa.Table) -> pa.Table:
@@ -47,41 +46,51 @@ class BulkStats(Stats):
         return samples.filter(pc.invert(left_out))
 
     async def _copied_table(self, samples: pa.Table) -> bool:
-        rows = io.BytesIO(as_binary_copy(samples))
         return await self._copied(
             lambda driver: driver.copy_to_table(
-                "video_stats_log", source=rows, columns=SAMPLE_COLUMNS, format="binary"
+                "video_stats_log",
+                source=_binary_copy(samples),
+                columns=SAMPLE_COLUMNS,
+                format="binary",
             )
         )
 
 
-def as_binary_copy(samples: pa.Table) -> bytes:
-    """The rows as PostgreSQL's binary COPY has them: made by numpy, all at once.
+async def _binary_copy(samples: pa.Table) -> AsyncIterator[bytes]:
+    """The table as PostgreSQL's binary COPY has it, in parts."""
+    yield b"PGCOPY\n\xff\r\n\0" + bytes(8)  # no flags, no extension
+    for batch in samples.to_batches(max_chunksize=_PART):
+        yield _copied_rows(batch)
+    yield b"\xff\xff"
+
+
+def _copied_rows(samples: pa.RecordBatch) -> bytes:
+    """Rows of binary COPY, made by numpy, all at once.
 
     Each is the number of its fields, and each field its size (-1: null) and as many bytes. All rows are laid
     out in the width of the longest; then the bytes that a row does not have are dropped.
     """
-    count, ids = samples.num_rows, samples["video_id"]
+    ids = samples["video_id"]
     sizes = pc.binary_length(ids).to_numpy()
     width = int(sizes.max(initial=0))
     layout: list[tuple[Any, ...]] = [("fields", ">i2"), ("size", ">i4"), ("id", "u1", (width,))]
     for name in SAMPLE_COLUMNS[1:]:
         layout += [(f"{name} size", ">i4"), (name, ">i8")]
-    rows = np.zeros(count, layout)
-    has = np.ones((count, rows.dtype.itemsize), bool)
+    rows = np.zeros(len(ids), layout)
+    has = np.ones((len(ids), rows.dtype.itemsize), bool)
+    offsets: Any = rows.dtype.fields
 
     rows["fields"], rows["size"] = len(SAMPLE_COLUMNS), sizes
-    has[:, _ID_AT : _ID_AT + width] = in_id = np.arange(width) < sizes[:, None]
+    has[:, offsets["id"][1] :][:, :width] = in_id = np.arange(width) < sizes[:, None]
     rows["id"][in_id] = np.frombuffer("".join(ids.to_pylist()).encode(), np.uint8)
     for name in SAMPLE_COLUMNS[1:]:
-        known = samples[name].is_valid().to_numpy()
+        known = samples[name].is_valid().to_numpy(zero_copy_only=False)
         values = pc.fill_null(samples[name].cast(pa.int64()), 0).to_numpy()
         rows[name] = values - _POSTGRES_EPOCH if name == "timestamp" else values
         rows[f"{name} size"] = np.where(known, 8, -1)
-        _, at = rows.dtype.fields[name][:2]
+        at = offsets[name][1]
         has[:, at : at + 8] = known[:, None]
-    body = rows.view(np.uint8).reshape(has.shape)[has]
-    return _COPY_SIGNATURE + body.tobytes() + _COPY_END
+    return bytes(rows.view(np.uint8).reshape(has.shape)[has])
 
 
 def _check(samples: pa.Table, latest: datetime) -> None:

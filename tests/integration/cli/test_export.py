@@ -18,7 +18,9 @@ from atlas.archive import Archiver
 from atlas.cli.plotting import check_plot
 from atlas.db import Database
 from atlas.errors import ConfigurationError
+from atlas.exporting import export_samples
 from atlas.ingest import record_samples
+from atlas.reader import StatsReader
 from atlas.types import Sample
 from atlas.vault import LocalVault
 from tests.support.cli import Run
@@ -167,3 +169,30 @@ async def test_single_objects_are_fetched_and_shown(
     parquet = next(vault.store.list("video_stats")).key
     assert atlas("vault", "get", parquet, "-o", "s.parquet").returncode == 0
     assert pq.read_metadata(tmp_path / "s.parquet").num_rows == 121
+
+
+@pytest.mark.usefixtures("vault")
+async def test_hot_samples_are_read_in_parts_and_written_once(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = [Sample(f"v{n % 7}", OLD + timedelta(days=19, minutes=n), n) for n in range(1, 300)]
+    await record_samples(database, fresh)
+    reader = StatsReader(database, LocalVault(tmp_path / "home/vault"))
+    whole = await export_samples(reader, tmp_path / "whole.jsonl")
+    monkeypatch.setattr("atlas.reading.windows.BYTES", 8192)
+    looks = []
+    scan = StatsReader.scan
+
+    def watched(self: StatsReader, *arguments: Any) -> Any:
+        looks.append(arguments)
+        return scan(self, *arguments)
+
+    monkeypatch.setattr(StatsReader, "scan", watched)
+    parts = await export_samples(reader, tmp_path / "parts.jsonl")
+    assert len(looks) > 2
+    assert parts.rows == whole.rows
+
+    def shown(name: str) -> list[tuple[Any, ...]]:
+        return sorted(tuple(map(str, row.values())) for row in read(tmp_path / name))
+
+    assert shown("parts.jsonl") == shown("whole.jsonl")

@@ -145,3 +145,44 @@ def test_a_mapping_that_cannot_be_is_refused(tmp_path: Path) -> None:
 def test_lines_before_the_header_are_passed_over(tmp_path: Path, lines: list[str]) -> None:
     found = understand(written(tmp_path, "\r\n".join([*lines, f"{ID};2026-01-15;7", ""])))
     assert found.samples == {(ID, DAY): (7, None, None)}
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("Video-ID;Titel;Aufrufe;Mag ich;Kommentare;Datum", "{};Ä;1.234.567;12.345;67;2026-01-15"),
+        (
+            "ID de la vidéo,Titre,Vues,J'aime,Commentaires,at",
+            '{},É,"1 234 567",12 345,67,2026-01-15',
+        ),
+        (
+            "動画ID,タイトル,視聴回数,高評価数,コメント数,日付",
+            '{},題,"1,234,567","12,345",67,2026-01-15',
+        ),
+    ],
+)
+def test_studio_and_sheets_in_other_languages_are_read(
+    tmp_path: Path, header: str, row: str
+) -> None:
+    found = understand(written(tmp_path, f"{header}\n{row.format(ID)}\n"))
+    assert found.samples == {(ID, DAY): (1_234_567, 12_345, 67)}
+    assert found.report.lost == {}
+
+
+def test_a_change_is_no_counter_and_ordinals_are_days(tmp_path: Path) -> None:
+    found = understand(
+        written(tmp_path, f"id,date,views,likes,upload date\n{ID},2026-01-15,+5,7,Mar 1st 2025\n")
+    )
+    assert found.samples == {(ID, DAY): (None, 7, None)}
+    assert list(found.report.lost.values()) == [1]
+    assert found.videos[ID]["published_at"] == datetime(2025, 3, 1, tzinfo=UTC)
+
+
+def test_objects_by_their_ids_are_records_and_lists_without_names_are_none(tmp_path: Path) -> None:
+    found = understand(
+        written(tmp_path, f'{{"{ID}": {{"views": 5, "date": "2026-01-15"}}, "{OTHER}": {{}}}}')
+    )
+    assert found.samples == {(ID, DAY): (5, None, None)}
+    assert set(found.videos) == {ID, OTHER}
+    with pytest.raises(InvalidInput, match="no names"):
+        understand(written(tmp_path, f'["{ID}", 5]'))
