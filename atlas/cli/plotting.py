@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 from collections.abc import Sequence
@@ -40,8 +41,9 @@ def plot_history(
 
     ``hot_from`` is where the hot tier begins (None: all is cold).
     """
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
+
+    dates: Any = importlib.import_module("matplotlib.dates")  # its annotations are partial
 
     figure = Figure(figsize=(10, 8), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True)
@@ -60,9 +62,9 @@ def plot_history(
         if not points:
             axis.set_yticks([])
             axis.text(0.5, 0.5, "not known", transform=axis.transAxes, ha="center", va="center")
-    dates = AutoDateLocator()
-    axes[-1].xaxis.set_major_locator(dates)
-    axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(dates))
+    ticks = dates.AutoDateLocator()
+    axes[-1].xaxis.set_major_locator(ticks)
+    axes[-1].xaxis.set_major_formatter(dates.ConciseDateFormatter(ticks))
     _shade(axes, rows[0]["timestamp"], rows[-1]["timestamp"], hot_from)
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix.lower().removeprefix("."), dpi=120)
