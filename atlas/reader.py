@@ -260,7 +260,8 @@ class StatsReader(SampleReader):
         try:
             async with self.database.transaction() as session:
                 await remember_metrics(session)
-        except DatabaseError as error:  # a server that only reads, or a run that holds the row
+        except (ConfigurationError, DatabaseError) as error:
+            # a standby, a role that only reads, or a run that holds the row
             log.debug("metrics_not_remembered", error=type(error).__name__)
 
 

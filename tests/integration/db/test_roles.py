@@ -154,6 +154,14 @@ async def test_nobody_else_makes_functions_that_the_owners_could_call(cast: Cast
         )
 
 
+async def test_a_reader_sees_appended_metrics_that_nobody_noted_yet(
+    cast: Cast, vault: LocalVault
+) -> None:
+    vault.append_metrics([{"video_id": "v", "timestamp": datetime.now(UTC), "views": 1}])
+    vault.flush()
+    assert (await StatsReader(cast.reader, vault).history("v"))["views"].to_pylist() == [1]
+
+
 async def test_a_function_of_the_owner_uses_no_table_of_its_callers(cast: Cast) -> None:
     await execute(cast.admin, "CREATE SCHEMA trap")
     await execute(cast.admin, "CREATE TABLE trap.video_stats_log (LIKE video_stats_log)")
