@@ -108,9 +108,10 @@ def _connect_as(
 ) -> None:
     """Have every object of a class work on the database of ``url``, whatever it is given."""
     make = kind.__init__
+    database = Database(url)  # one that lives on: its connections end with each loop
 
     def made(self: Archiver | StatsReader, _: object = None, vault: Vault | None = None) -> None:
-        make(self, Database(url), vault)  # type: ignore[arg-type]  # the method of its own class
+        make(self, database, vault)  # type: ignore[arg-type]  # the method of its own class
 
     monkeypatch.setattr(kind, "__init__", made)
 
