@@ -6,7 +6,7 @@ N ?= 100
 WAYS ?= owner worker reader pgbouncer hostile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-events test test-ways lint format docs bench chaos clean
+.PHONY: help demo demo-events test test-ways test-floors lint format docs bench chaos clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -35,6 +35,11 @@ test-ways: $(VENV)/.dev ## tests of rows as each role, behind PgBouncer and unde
 	set -e; for way in $(WAYS); do ATLAS_TEST_WAY=$$way $(BIN)/python -m pytest -n 2 --dist worksteal -q \
 		$(addprefix tests/integration/,adapters scheduling reading repositories); done
 
+test-floors: ## unit tests with the oldest releases that pyproject.toml names (needs uv)
+	uv venv -q --clear --python $(PYTHON) $(VENV)-floors
+	uv pip install -q --python $(VENV)-floors/bin/python --resolution lowest-direct -e ".[unit]"
+	$(VENV)-floors/bin/python -m pytest -n 2 -q tests/unit --ignore tests/unit/test_pages.py
+
 lint: $(VENV)/.dev ## format check, lint, types, walls between the rooms
 	$(BIN)/python -m black --check -q atlas migrations tests benchmarks tools
 	$(BIN)/python -m isort --check -q atlas migrations tests benchmarks tools
@@ -58,4 +63,4 @@ chaos: $(VENV)/.dev ## N random schedules of faults against the archive, N/10 on
 		tests/integration/scheduling/test_claim_plans.py
 
 clean: ## what was built, not what was measured or archived
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache htmlcov .coverage
+	rm -rf $(VENV) $(VENV)-floors build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache htmlcov .coverage
