@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from atlas.config import Settings
+from atlas.errors import ConfigurationError
 from atlas.notifications import AlertChannel, AlertLevel, Notifier, build_message
 from tests.support.servers.discord import complaints
 from tests.support.servers.http import LoopbackServer, Reply, Request, loopback_server
@@ -265,8 +266,12 @@ def test_one_notifier_serves_two_event_loops(server: LoopbackServer) -> None:
 )
 async def test_outside_dev_and_test_a_webhook_is_at_discord_unless_allowed(url: str) -> None:
     own: dict[str, Any] = {"env": "prod", "discord_webhook_alerts": SecretStr(url)}
+    made = Notifier(Settings(_env_file=None, **own))
+    with pytest.raises(ConfigurationError) as caught:
+        made._lanes_of(AlertChannel.ALERTS)
+    assert TOKEN not in str(caught.value)
     with structlog.testing.capture_logs() as logs:
-        assert not await Notifier(Settings(_env_file=None, **own)).send("t", "d")
+        assert not await made.send("t", "d")
     assert logs and TOKEN not in str(logs)
 
 
