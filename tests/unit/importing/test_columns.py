@@ -9,6 +9,7 @@ import pytest
 
 from atlas.errors import InvalidInput
 from atlas.importing.columns.values import derived_channel_id
+from atlas.importing.videos import _video
 from tests.support.importing import DAY, ID, OTHER, understand, written
 
 
@@ -186,3 +187,16 @@ def test_objects_by_their_ids_are_records_and_lists_without_names_are_none(tmp_p
     assert set(found.videos) == {ID, OTHER}
     with pytest.raises(InvalidInput, match="no names"):
         understand(written(tmp_path, f'["{ID}", 5]'))
+
+
+def test_tags_reach_the_video_as_a_tuple_without_quotes(tmp_path: Path) -> None:
+    found = understand(
+        written(
+            tmp_path,
+            f'id\ttags\n{ID}\t"""a""|""b, c""|a|""d""""e"""\n{OTHER}\t[none]\n',
+        )
+    )
+    tags = found.videos[ID]["tags"]
+    assert _video(ID, None, "|", None, None, None, tags, None, None).tags == ("a", "b, c", 'd"e')
+    nothing = found.videos[OTHER]["tags"]
+    assert _video(OTHER, None, "|", None, None, None, nothing, None, None).tags is None
