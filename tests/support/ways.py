@@ -65,6 +65,7 @@ _SERVER_CONNECTIONS = 6
 #: The way that a mark rules out, and why, by mark.
 UNFIT = {
     "needs_owner": ("worker", "changes tables itself, as a worker may not"),
+    "needs_writing_reader": ("reader", "a read notes what later reads rely on"),
     "needs_direct_connection": (
         "pgbouncer",
         "copies a database, from which a pooler stays connected",

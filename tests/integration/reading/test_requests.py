@@ -86,6 +86,7 @@ async def test_a_recent_read_needs_no_configured_vault(
     assert (await StatsReader(database).history("video-0003", since)).num_rows == 2
 
 
+@pytest.mark.needs_writing_reader
 async def test_a_read_without_a_beginning_still_finds_metrics_of_another_machine(
     database: Database, vault: LocalVault, tmp_path: Path
 ) -> None:
