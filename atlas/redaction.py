@@ -26,7 +26,12 @@ _SHORTEST = 6
 _LONGEST, MARGIN = 100_000, 4_096
 
 # Bounded repetitions only: a text may be hostile, and each start must cost little.
-_VALUE = r"""(?:"[^"\n]{0,500}"|'[^'\n]{0,500}'|\\*["']?[^\s"'&,;}\])]+)"""
+_WORD = (
+    r"""(?:\\*["']?(?:bearer|basic|token)\s+)?"""
+    r"""(?:"[^"\n]{0,500}"|'[^'\n]{0,500}'|\\*["']?[^\s"'&,;}\])]+)"""
+)
+#: A value may be a name of its own: ``key= password = 'two words'`` is masked to its end.
+_VALUE = _WORD + r"(?:(?:\s{0,9}[=:]|(?<=[=:]))\s{0,9}" + _WORD + "){0,3}"
 #: Words of which one must be there, in small letters; the pattern; what it becomes.
 _PATTERNS = (
     # API keys of Google, tokens of Hugging Face and GitHub, secrets of webhooks
@@ -53,18 +58,10 @@ _PATTERNS = (
     ),
     # whatever a name ends with: access_token, apiKey, also monkey: too much is better than too little
     (
-        ("key", "token", "password", "passwd", "pwd", "secret", "signature"),
+        ("key", "token", "password", "passwd", "pwd", "secret", "signature", "authorization"),
         re.compile(
-            r"((?:key|token|password|passwd|pwd|secret|signature)\\*[\"']?\s{0,9}[=:]\s{0,9})" + _VALUE,
-            re.I,
-        ),
-        rf"\1{MASK}",
-    ),
-    (
-        ("authorization",),
-        re.compile(
-            r"(authorization\\*[\"']?\s{0,9}[:=]\s{0,9}\\*[\"']?)(?:(?:bearer|basic|token)\s+)?"
-            r"[^\s\"',;]+",
+            r"((?:key|token|password|passwd|pwd|secret|signature|authorization)\\*[\"']?\s{0,9}[=:]\s{0,9})"
+            + _VALUE,
             re.I,
         ),
         rf"\1{MASK}",

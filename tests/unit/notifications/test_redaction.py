@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -101,6 +101,9 @@ hostile = st.text(st.characters(codec=None), max_size=60) | st.sampled_from(
 )
 
 
+@example("key=", " password = 'two words and {}'", "", 0)
+@example("key=", "\nAuthorization: Bearer {}\n", "", 0)
+@example("key= token:", " password= 'two words and {}'", "", 0)
 @given(hostile, st.sampled_from(SHAPES), hostile, st.integers(0, 3))
 def test_a_secret_is_masked_by_its_shape_in_any_text(
     before: str, shape: str, after: str, times: int
