@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,3 +81,33 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return Place("local", str(tmp_path / "vault"), home)
     server = request.getfixturevalue("gcs" if request.param == "gcs" else "hub")
     return Place(request.param, server.url, home, prefix)
+
+
+@pytest.fixture
+def key_file(gcs: Gcs, tmp_path: Path) -> Path:
+    """A service account's key file, as the console hands it out, and the service that knows its key."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    gcs.account_key = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    gcs.bearer = "ya29.test"
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = tmp_path / "account.json"
+    account = {
+        "type": "service_account",
+        "project_id": "atlas-test",
+        "private_key_id": "k1",
+        "private_key": private.decode(),
+        "client_email": "atlas@atlas-test.iam.gserviceaccount.com",
+        "client_id": "1",
+        "token_uri": f"{gcs.url}/token",
+    }
+    path.write_text(json.dumps(account))
+    return path

@@ -28,7 +28,6 @@ from atlas.logging import configure, get_logger
 from atlas.notifications import Notifier
 from atlas.vault import GCSVault, HuggingFaceVault, Vault
 from tests.contracts.stores.test_failures import METHODS, fail_everything
-from tests.contracts.stores.test_gcs import close, key_file
 from tests.support.impatience import no_pauses
 from tests.support.leaks import Leaks, everything_in, everything_of
 from tests.support.samples import samples
@@ -38,8 +37,7 @@ from tests.support.servers.http import Reply, loopback_server
 from tests.support.servers.hub_server import Hub
 from tests.support.servers.postgres import Server
 from tests.support.servers.youtube import YouTube
-
-__all__ = ["key_file"]  # a fixture
+from tests.support.stores import close
 
 # the Hub's client itself passes ``data=`` to its HTTP library, which wants ``content=``
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")

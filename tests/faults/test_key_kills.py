@@ -84,10 +84,11 @@ async def test_killed_agents_lose_no_unit_and_restarted_ones_send_no_refused_cal
 ) -> None:
     fake, _ = api
     doomed, first, second = start(), start(), start()
-    begin(doomed, first, second)
+    begin(doomed)
     assert doomed.stdout is not None
     for _ in range(3):
         assert doomed.stdout.readline() == "answered\n"
+    begin(first, second)  # by now it holds units that it has not used
     doomed.send_signal(signal.SIGKILL)
     doomed.communicate(timeout=60)
     # as if a minute had passed: what the killed one had leased comes back

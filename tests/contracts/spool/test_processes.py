@@ -14,11 +14,11 @@ import pytest
 
 from atlas.vault import Vault
 from atlas.vault.stores.gcs import GCSStore
-from tests.contracts.stores.test_gcs import close
 from tests.support.places import Place
 from tests.support.servers.gcs_proxy import Gcs
 from tests.support.servers.http import Reply
 from tests.support.servers.hub_server import Hub
+from tests.support.stores import close
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

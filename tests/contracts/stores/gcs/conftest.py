@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec.asyn
 import pytest
 
 from atlas.vault import Vault
@@ -14,6 +13,7 @@ from atlas.vault.stores.retrying import PatientStore
 from tests.support.impatience import no_pauses
 from tests.support.servers import gcs_proxy
 from tests.support.servers.gcs_proxy import Gcs
+from tests.support.stores import close
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +46,3 @@ class another:
 
     def __exit__(self, *_: object) -> None:
         close(self.store)
-
-
-def close(store: GCSStore) -> None:
-    """Close what its client keeps open."""
-    if "fs" in vars(store) and store.fs.session is not None:
-        fsspec.asyn.sync(store.fs.loop, store.fs.session.close)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,41 +9,11 @@ import pytest
 from atlas.config import Settings
 from atlas.errors import VaultDenied
 from atlas.vault import GCSVault
-from tests.contracts.stores.gcs.conftest import close
 from tests.support.impatience import FOR_EVER
 from tests.support.servers import gcs_proxy
 from tests.support.servers.gcs_proxy import Gcs
 from tests.support.servers.http import Reply
-
-
-@pytest.fixture
-def key_file(gcs: Gcs, tmp_path: Path) -> Path:
-    """A service account's key file, as the console hands it out, and the service that knows its key."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    gcs.account_key = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    gcs.bearer = "ya29.test"
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    path = tmp_path / "account.json"
-    account = {
-        "type": "service_account",
-        "project_id": "atlas-test",
-        "private_key_id": "k1",
-        "private_key": private.decode(),
-        "client_email": "atlas@atlas-test.iam.gserviceaccount.com",
-        "client_id": "1",
-        "token_uri": f"{gcs.url}/token",
-    }
-    path.write_text(json.dumps(account))
-    return path
+from tests.support.stores import close
 
 
 def with_key(gcs: Gcs, path: Path, home: Path) -> GCSVault:

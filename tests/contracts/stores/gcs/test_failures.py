@@ -12,10 +12,11 @@ from atlas.errors import VaultDenied, VaultError, VaultUnavailable
 from atlas.vault import Vault
 from atlas.vault.stores import gcs as product
 from atlas.vault.stores.gcs import GCSStore
-from tests.contracts.stores.gcs.conftest import another, close
+from tests.contracts.stores.gcs.conftest import another
 from tests.support.impatience import FOR_EVER
 from tests.support.servers.gcs_proxy import Gcs, refusal
 from tests.support.servers.http import Reply
+from tests.support.stores import close
 
 
 def calls(vault: Vault) -> list[tuple[str, Callable[[], Any]]]:
