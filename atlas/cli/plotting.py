@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from atlas.errors import ConfigurationError, InvalidInput
-from atlas.vault import files
 
 _HOUR = 3600.0
 _KINDS = (".png", ".svg", ".pdf")
@@ -42,6 +41,9 @@ def plot_history(
     ``hot_from`` is where the hot tier begins (None: all is cold).
     """
     from matplotlib.figure import Figure
+
+    # here: the vault's modules would cost each command half a second
+    from atlas.vault import files
 
     dates: Any = importlib.import_module("matplotlib.dates")  # its annotations are partial
 
