@@ -243,11 +243,9 @@ async def delivery_rate(bus: EventBus, url: str, count: int, quick: int) -> floa
         worker = bus.deliverer()
         begun = time.perf_counter()
         running = asyncio.create_task(worker.run())
-        while worker.delivered < quick:  # noqa: ASYNC110 - it sets no event at a count
-            await asyncio.sleep(0.01)
+        await _delivered(quick, worker)
         seconds = time.perf_counter() - begun
-        while worker.delivered < count:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await _delivered(count, worker)
         worker.stop()
         await running
     return quick / seconds
@@ -327,8 +325,7 @@ async def outage(
         running = [asyncio.create_task(worker.run()) for worker in workers]
         # it goes down while all that may be is in flight
         await bus.emit_many([("b.tick",)] * 500)
-        while sum(worker.delivered for worker in workers) < 50:  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
+        await _delivered(50, *workers)
         down.touch()
         before = sum(path == "/flaky" for path, _, _ in came())
         end, emitted = time.monotonic() + seconds, 500
@@ -431,6 +428,12 @@ def receive(folder: Path) -> None:
         await asyncio.Event().wait()
 
     asyncio.run(serve())
+
+
+async def _delivered(count: int, *workers: Any) -> None:
+    """Wait until the workers have delivered so many."""
+    while sum(one.delivered for one in workers) < count:  # noqa: ASYNC110  # they signal no count
+        await asyncio.sleep(0.002)
 
 
 if __name__ == "__main__":

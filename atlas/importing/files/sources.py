@@ -304,8 +304,8 @@ def _seekable(content: io.BufferedReader[Any], stack: ExitStack) -> io.BufferedR
         again = stack.enter_context(os.fdopen(os.dup(raw.fileno()), "rb"))
         again.seek(0)
         return again
-    # no `with`: it outlives this call, and the stack closes it
-    spooled: Any = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+    spooled: Any = tempfile.TemporaryFile()  # noqa: SIM115  # the stack closes it
+    stack.enter_context(spooled)
     shutil.copyfileobj(content, spooled, 1 << 20)
     spooled.seek(0)
     return io.BufferedReader(spooled)
