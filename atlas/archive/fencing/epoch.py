@@ -19,10 +19,22 @@ from atlas.repositories.ledger.files import Control, LedgerReader
 from atlas.types import ObjectStore
 from atlas.vault.marks import Mark, epoch_key, read_mark
 from atlas.vault.offload import offload
+from atlas.vault.owners import owner_of
+
+_MOVED_SINCE = (
+    "the configured vault is marked as this database's own: if the vault was moved there since, run "
+    "`atlas vault adopt`; else restore the VAULT_* settings that this database was archived with"
+)
 
 
-async def read_control(database: Database, store: ObjectStore) -> Control:
-    """The control row, which names no other vault than this one. Raises `WrongVault`."""
+async def read_control(
+    database: Database, store: ObjectStore, *, may_have_moved: bool = False
+) -> Control:
+    """The control row, which names no other vault than this one, or else raises `WrongVault`.
+
+    With ``may_have_moved`` it may name another one where this one is marked as the database's own: the vault
+    was moved since, or copied.
+    """
     async with database.transaction(read_only=True) as session:
         reader = LedgerReader(session)
         control = await reader.control()
@@ -31,9 +43,12 @@ async def read_control(database: Database, store: ObjectStore) -> Control:
     if control.nonce is not None and control.vault != store.identity and control.vault:
         others = [control.vault]
     if others:
-        raise WrongVault(
-            f"this database archives into {', '.join(others)}, the configured vault is {store.identity}"
-        )
+        is_own = control.owner is not None and await offload(owner_of, store) == control.owner
+        if not (is_own and may_have_moved):
+            raise WrongVault(
+                f"this database archives into {', '.join(others)}, the configured vault is {store.identity}",
+                hint=_MOVED_SINCE if is_own else None,
+            )
     return control
 
 

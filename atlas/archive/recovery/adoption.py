@@ -21,11 +21,11 @@ from atlas.logging import get_logger
 from atlas.repositories.erasure import Erasure
 from atlas.repositories.ledger.adoption import LedgerAdoption
 from atlas.repositories.ledger.digests import ErasedDigests
-from atlas.repositories.ledger.files import Control, LedgerReader
+from atlas.repositories.ledger.files import Control
 from atlas.types import ArchiveState, Dataset, ObjectStore, Progress
 from atlas.vault.marks import OtherSide, read_mark
 from atlas.vault.offload import offload
-from atlas.vault.owners import digest, owner_of, owners_of
+from atlas.vault.owners import digest, owners_of
 from atlas.vault.records import read_batches, read_erasures
 
 log = get_logger(__name__)
@@ -71,7 +71,7 @@ async def adopt(
     progress: Progress | None = None,
 ) -> AdoptReport:
     """Bring the ledger up to the vault and take the epoch; see `Archiver.adopt`. Again goes on."""
-    control = await _read_control(database, store)
+    control = await read_control(database, store, may_have_moved=True)
     owner = await offload(choose_owner, store, control, wanted) or control.owner or uuid.uuid4()
     other, _ = await offload(read_mark, store, owner)
     async with database.transaction() as session:
@@ -100,7 +100,7 @@ async def survey(
     set_aside: bool = False,
 ) -> AdoptReport:
     """What `adopt` would do, by footers and names; changes nothing."""
-    control = await _read_control(database, store)
+    control = await read_control(database, store, may_have_moved=True)
     owner = await offload(choose_owner, store, control, wanted) or control.owner
     if owner is None:
         return AdoptReport(True, "", 1, None)
@@ -128,19 +128,6 @@ async def survey(
     return replace(
         _report(taken, owner, epoch, None if other is None else other.side), dry_run=True
     )
-
-
-async def _read_control(database: Database, store: ObjectStore) -> Control:
-    """The control row; of a database that archived elsewhere too, where the vault is marked as its own: it
-    was moved since, or copied."""
-    try:
-        return await read_control(database, store)
-    except WrongVault:
-        async with database.transaction(read_only=True) as session:
-            control = await LedgerReader(session).control()
-        if control.owner is None or await offload(owner_of, store) != control.owner:
-            raise
-        return control
 
 
 def _foreseen(view: View, sizes: dict[str, int], control: Control, *, set_aside: bool) -> Taken:

@@ -53,6 +53,8 @@ async def test_a_vault_is_moved_whatever_stops_it_on_the_way(
     await history.put_back(backup)
     with pytest.raises(WrongVault, match=r"moved to .*elsewhere"):
         await Archiver(history.database, old).run(WEEK)
+    with pytest.raises(WrongVault, match="atlas vault adopt"):
+        await history.archiver.run(WEEK)
     await history.archiver.adopt()
     await in_order(history, {"A@1": 1, "C@1": 3, "D@0": 4})
 
