@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas.errors import InvalidInput
+from atlas.repositories.hot.binary_copy import binary_copy
 from atlas.repositories.hot.stats import EARLIEST, Stats
 from atlas.tables.sample import COUNTERS, SAMPLE_COLUMNS
 from atlas.types import Sample
 
-#: PostgreSQL counts from 2000.
-_POSTGRES_EPOCH = 946_684_800_000_000
-#: Rows that are sent together: bounds memory.
+#: Rows that an upsert takes at once: bounds memory.
 _PART = 16_384
 
 _ID = r"^[A-Za-z0-9_-]{1,64}$"
@@ -49,48 +45,11 @@ class BulkStats(Stats):
         return await self._copied(
             lambda driver: driver.copy_to_table(
                 "video_stats_log",
-                source=_binary_copy(samples),
+                source=binary_copy(samples.to_batches(), SAMPLE_COLUMNS),
                 columns=SAMPLE_COLUMNS,
                 format="binary",
             )
         )
-
-
-async def _binary_copy(samples: pa.Table) -> AsyncIterator[bytes]:
-    """The table as PostgreSQL's binary COPY has it, in parts."""
-    yield b"PGCOPY\n\xff\r\n\0" + bytes(8)  # no flags, no extension
-    for batch in samples.to_batches(max_chunksize=_PART):
-        yield _copied_rows(batch)
-    yield b"\xff\xff"
-
-
-def _copied_rows(samples: pa.RecordBatch) -> bytes:
-    """Rows of binary COPY, made by numpy, all at once.
-
-    Each is the number of its fields, and each field its size (-1: null) and as many bytes. All rows are laid
-    out in the width of the longest; then the bytes that a row does not have are dropped.
-    """
-    ids = samples["video_id"]
-    sizes = pc.binary_length(ids).to_numpy()
-    width = int(sizes.max(initial=0))
-    layout: list[tuple[Any, ...]] = [("fields", ">i2"), ("size", ">i4"), ("id", "u1", (width,))]
-    for name in SAMPLE_COLUMNS[1:]:
-        layout += [(f"{name} size", ">i4"), (name, ">i8")]
-    rows = np.zeros(len(ids), layout)
-    has = np.ones((len(ids), rows.dtype.itemsize), bool)
-    offsets: Any = rows.dtype.fields
-
-    rows["fields"], rows["size"] = len(SAMPLE_COLUMNS), sizes
-    has[:, offsets["id"][1] :][:, :width] = in_id = np.arange(width) < sizes[:, None]
-    rows["id"][in_id] = np.frombuffer("".join(ids.to_pylist()).encode(), np.uint8)
-    for name in SAMPLE_COLUMNS[1:]:
-        known = samples[name].is_valid().to_numpy(zero_copy_only=False)
-        values = pc.fill_null(samples[name].cast(pa.int64()), 0).to_numpy()
-        rows[name] = values - _POSTGRES_EPOCH if name == "timestamp" else values
-        rows[f"{name} size"] = np.where(known, 8, -1)
-        at = offsets[name][1]
-        has[:, at : at + 8] = known[:, None]
-    return bytes(rows.view(np.uint8).reshape(has.shape)[has])
 
 
 def _check(samples: pa.Table, latest: datetime) -> None:

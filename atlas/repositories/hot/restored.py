@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from atlas.db.driver import driver_in
 from atlas.models import ArchivePin
 from atlas.repositories.erasure import NOT_FORGOTTEN
+from atlas.repositories.hot.binary_copy import binary_copy
 from atlas.tables.sample import COUNTERS, SAMPLE_COLUMNS
 
 _COLUMNS = (*SAMPLE_COLUMNS, "seq")
@@ -88,10 +89,12 @@ class StagedSamples:
         await self.session.execute(
             text("CREATE TEMP TABLE staged_samples (LIKE video_stats_log) ON COMMIT DROP")
         )
-        columns = [samples[name].to_pylist() for name in _COLUMNS]
         async with driver_in(self.session) as driver:
-            await driver.copy_records_to_table(
-                "staged_samples", records=list(zip(*columns, strict=True)), columns=_COLUMNS
+            await driver.copy_to_table(
+                "staged_samples",
+                source=binary_copy(samples.to_batches(), _COLUMNS),
+                columns=_COLUMNS,
+                format="binary",
             )
 
     async def insert_missing(self) -> int:

@@ -10,8 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.db.driver import driver_in
+from atlas.repositories.hot.binary_copy import binary_copy
 from atlas.tables.sample import SAMPLE_COLUMNS, SAMPLE_SQL
 
+_KEY = ("video_id", "timestamp", "seq")
 _REMOVED = ", ".join(f"h.{name}" for name in SAMPLE_COLUMNS)
 
 
@@ -45,13 +47,12 @@ class StaleSamples:
             )
         )
         async with driver_in(self.session) as driver:
-            for batch in itertools.chain([first], batches):
-                columns = [batch[name].to_pylist() for name in ("video_id", "timestamp", "seq")]
-                await driver.copy_records_to_table(
-                    "later_samples",
-                    records=list(zip(*columns, strict=True)),
-                    columns=("video_id", "timestamp", "seq"),
-                )
+            await driver.copy_to_table(
+                "later_samples",
+                source=binary_copy(itertools.chain([first], batches), _KEY),
+                columns=_KEY,
+                format="binary",
+            )
         removed = await self.session.scalar(
             text(
                 "WITH removed AS (DELETE FROM video_stats_log h USING later_samples l "
