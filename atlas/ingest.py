@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,14 @@ from atlas.types import Sample
 if TYPE_CHECKING:
     from atlas.db import Database
 
-__all__ = ["AHEAD", "parse_sample", "record_samples", "record_table", "with_partitions"]
+__all__ = [
+    "AHEAD",
+    "insert_table",
+    "parse_sample",
+    "record_samples",
+    "record_table",
+    "with_partitions",
+]
 
 T = TypeVar("T")
 
@@ -87,19 +94,46 @@ async def record_table(database: Database, samples: pa.Table) -> int:
     partition that it touches, and a server has room for some thousands of locks. Returns how many rows were
     written; those of forgotten videos are not.
     """
-    width = get_settings().stats_partition_hours * 3_600_000_000
-    slots = samples["timestamp"].cast(pa.int64()).to_numpy() // width
-    _, firsts, places = np.unique(slots, return_index=True, return_inverse=True)
+    firsts, places = _slots(samples)
     written = 0
     for begin in range(0, len(firsts), PARTITIONS):
         end = begin + PARTITIONS
         part = samples.filter(pa.array((begin <= places) & (places < end)))
-        moments = samples["timestamp"].take(pa.array(firsts[begin:end])).to_pylist()
-        written += await _record_part(database, part, moments)
+        written += await _record_part(
+            database, part, _moments(samples, firsts[begin:end]), BulkStats.upsert_table
+        )
     return written
 
 
-async def _record_part(database: Database, part: pa.Table, moments: Sequence[datetime]) -> int:
+async def insert_table(database: Database, samples: pa.Table) -> int | None:
+    """`record_table` where none of the samples is in the hot tier yet, in one transaction.
+
+    None, and nothing is written, where one is, or where they lie in more than `PARTITIONS` partitions.
+    """
+    firsts, _ = _slots(samples)
+    if len(firsts) > PARTITIONS:
+        return None
+    return await _record_part(database, samples, _moments(samples, firsts), BulkStats.insert_table)
+
+
+def _slots(samples: pa.Table) -> tuple[Any, Any]:
+    """The first row of each partition, and for each row the place of its partition."""
+    width = get_settings().stats_partition_hours * 3_600_000_000
+    slots = samples["timestamp"].cast(pa.int64()).to_numpy() // width
+    _, firsts, places = np.unique(slots, return_index=True, return_inverse=True)
+    return firsts, places
+
+
+def _moments(samples: pa.Table, rows: Any) -> list[datetime]:
+    return list(samples["timestamp"].take(pa.array(rows)).to_pylist())
+
+
+async def _record_part(
+    database: Database,
+    part: pa.Table,
+    moments: Sequence[datetime],
+    by: Callable[..., Awaitable[T]],
+) -> T:
     """Write rows in one transaction; ``moments`` has one of each partition."""
     rows = part.take(pc.sort_indices(part, [("video_id", "ascending"), ("timestamp", "ascending")]))
 
@@ -109,10 +143,10 @@ async def _record_part(database: Database, part: pa.Table, moments: Sequence[dat
             await Partitions(session).ensure(moments, get_settings().stats_partition_hours)
 
     @retry_when_locked
-    async def write() -> int:
+    async def write() -> T:
         async with database.transaction() as session:
             stats = BulkStats(session)
-            return await stats.upsert_table(rows, latest=await stats.now() + AHEAD)
+            return await by(stats, rows, latest=await stats.now() + AHEAD)
 
     await ensure()
     return await with_partitions(database, write, lambda: [Sample("-", one) for one in moments])

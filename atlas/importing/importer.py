@@ -27,9 +27,9 @@ from atlas.importing.loading import Buckets, Loaded, load_samples
 from atlas.importing.options import Options
 from atlas.importing.reading import Reading
 from atlas.importing.report import ImportReport, ReportFile, check_place
+from atlas.importing.stored import StoredSamples
 from atlas.importing.videos import Facts, VideoLoader
 from atlas.ingest import AHEAD
-from atlas.reader import StatsReader
 from atlas.types import Progress
 from atlas.vault import Vault
 from atlas.vault.temporary import workdir
@@ -68,7 +68,7 @@ async def import_files(
             job.stopped = True  # the thread ends at its next look
             raise
         if job.report.good:
-            await job.load(database, StatsReader(database, vault))
+            await job.load(database, StoredSamples(database, vault))
         return job.report
 
 
@@ -242,7 +242,7 @@ class Job:
 
     # --- loading
 
-    async def load(self, database: Database, reader: StatsReader) -> None:
+    async def load(self, database: Database, stored: StoredSamples) -> None:
         """Write videos and samples, at once; what was written is in the report, whatever happens."""
         done = {"videos": 0, "samples": 0}
         wanted = max(1, self.report.videos + self.report.good)
@@ -256,7 +256,7 @@ class Job:
 
         loads = [
             asyncio.create_task(self._load_videos(database, advance)),
-            asyncio.create_task(self._load_samples(database, reader, advance)),
+            asyncio.create_task(self._load_samples(database, stored, advance)),
         ]
         try:
             await asyncio.gather(*loads)
@@ -272,10 +272,10 @@ class Job:
             advance("videos", facts.num_rows)
 
     async def _load_samples(
-        self, database: Database, reader: StatsReader, advance: Callable[[str, int], None]
+        self, database: Database, stored: StoredSamples, advance: Callable[[str, int], None]
     ) -> None:
         report, counts = self.report, Loaded()
-        async for more in load_samples(database, reader, self.samples, counts):
+        async for more in load_samples(database, stored, self.samples, counts):
             report.new, report.replaced = counts.new, counts.replaced
             report.unchanged, report.forgotten = counts.unchanged, counts.forgotten
             report.samples = counts.new + counts.replaced + counts.unchanged

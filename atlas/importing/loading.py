@@ -1,7 +1,8 @@
 """Writing the samples that were understood.
 
 They are compared with what is stored, hot and cold: those that are there already are not written again,
-and a counter that is not known never replaces one that is.
+and a counter that is not known never replaces one that is. Where nothing is archived, PostgreSQL itself says
+by its key that samples are new.
 """
 
 from __future__ import annotations
@@ -9,29 +10,24 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from atlas.db import Database
-from atlas.errors import ConfigurationError, Unavailable, WrongVault
 from atlas.importing.columns.cells import whole
 from atlas.importing.columns.fields import COUNTERS
 from atlas.importing.columns.last_known import last_known
-from atlas.importing.columns.rows import SAMPLES, mask
 from atlas.importing.files.spool import Spool, release
-from atlas.ingest import record_table
-from atlas.reader import StatsReader
+from atlas.importing.stored import KEY, StoredSamples, compared
+from atlas.ingest import insert_table, record_table
 
 #: Samples that are compared and written together: bounds memory.
 BUCKET = 98_304
 _MOST_BUCKETS = 256
-_KEY = ["video_id", "timestamp"]
-_OLD = "_old"
 
 
 @dataclass(slots=True)
@@ -93,70 +89,44 @@ class Buckets:
 
     def __iter__(self) -> Iterator[pa.Table]:
         if self._memory:
-            yield last_known(pa.concat_tables(self._memory), _KEY, COUNTERS)
+            yield last_known(pa.concat_tables(self._memory), KEY, COUNTERS)
             self._memory = []
         for number in sorted(self._spools):
             tables = [table for _, table in self._spools.pop(number)]
-            yield last_known(pa.concat_tables(tables), _KEY, COUNTERS)
+            yield last_known(pa.concat_tables(tables), KEY, COUNTERS)
 
 
 async def load_samples(
-    database: Database, reader: StatsReader, buckets: Buckets, loaded: Loaded
+    database: Database, stored: StoredSamples, buckets: Buckets, loaded: Loaded
 ) -> AsyncIterator[int]:
     """Write every bucket; yields after each how many samples it had, ``loaded`` being up to date."""
+    fresh = True  # what came before was new, and so may be what comes next
     for samples in buckets:
-        stored, remark = await _stored(reader, samples)
-        if remark and remark not in loaded.remarks:
-            loaded.remarks.append(remark)
-        merged, is_new, is_changed = compared(samples, stored)
-        to_write = merged.filter(pa.array(is_new | is_changed))
-        new_count, changed_count = int(is_new.sum()), int(is_changed.sum())
-        written = await record_table(database, to_write)
+        written = None
+        if fresh and not await stored.may_be_archived(samples):
+            written = await insert_table(database, samples)
+        if written is None:
+            fresh = await _compare_and_write(database, stored, samples, loaded)
+        else:
+            loaded.new += written
+            loaded.forgotten += samples.num_rows - written
         release()
-        loaded.forgotten += to_write.num_rows - written
-        loaded.new += new_count
-        loaded.replaced += changed_count
-        loaded.unchanged += samples.num_rows - new_count - changed_count
         yield samples.num_rows
 
 
-async def _stored(reader: StatsReader, samples: pa.Table) -> tuple[pa.Table, str | None]:
-    """What is stored of these samples; where the vault cannot be asked, what is hot of them."""
-    ids = pc.unique(samples["video_id"]).to_pylist()
-    span = pc.min_max(samples["timestamp"]).as_py()
-    keys = samples.select(_KEY)
-    found: list[pa.Table] = []
-    try:
-        scan = reader.scan(ids, span["min"], span["max"] + timedelta(microseconds=1))
-        async for batch in scan:
-            table = pa.Table.from_batches([batch]).select([*_KEY, *COUNTERS])
-            found.append(keys.join(table, _KEY, join_type="inner", use_threads=False))
-        remark = None
-    except WrongVault:
-        raise
-    except (ConfigurationError, Unavailable):
-        # nothing is lost by this: what was archived before is written once more, and counts once
-        remark = "the vault could not be asked: samples that lie in it alone are counted as new"
-    schema = pa.schema([(one.name, one.type) for one in SAMPLES])
-    tables = [one.select(schema.names).cast(schema) for one in found]
-    return (pa.concat_tables(tables) if tables else schema.empty_table()), remark
-
-
-def compared(samples: pa.Table, stored: pa.Table) -> tuple[pa.Table, Any, Any]:
-    """Samples completed by what is stored, which of them are new, and which would change what is stored."""
-    if not stored.num_rows:
-        count = samples.num_rows
-        return samples, np.ones(count, bool), np.zeros(count, bool)
-    marked = stored.append_column("_there", pa.repeat(pa.scalar(True), stored.num_rows))
-    both = samples.join(marked, _KEY, join_type="left outer", right_suffix=_OLD, use_threads=False)
-    there = mask(both["_there"])
-    changed = np.zeros(both.num_rows, bool)
-    merged = {name: both[name] for name in _KEY}
-    for name in COUNTERS:
-        old = both[f"{name}{_OLD}"]
-        merged[name] = pc.coalesce(both[name], old)
-        same = mask(pc.equal(merged[name], old)) | mask(
-            pc.and_(pc.is_null(merged[name]), pc.is_null(old))
-        )
-        changed |= ~same
-    return pa.table(merged), ~there, there & changed
+async def _compare_and_write(
+    database: Database, stored: StoredSamples, samples: pa.Table, loaded: Loaded
+) -> bool:
+    """Write what is new or changed; returns whether nothing of it was stored."""
+    known, remark = await stored.among(samples)
+    if remark and remark not in loaded.remarks:
+        loaded.remarks.append(remark)
+    merged, is_new, is_changed = compared(samples, known)
+    to_write = merged.filter(pa.array(is_new | is_changed))
+    new_count, changed_count = int(is_new.sum()), int(is_changed.sum())
+    forgotten = to_write.num_rows - await record_table(database, to_write)
+    loaded.forgotten += forgotten
+    loaded.new += new_count - forgotten
+    loaded.replaced += changed_count
+    loaded.unchanged += samples.num_rows - new_count - changed_count
+    return not known.num_rows

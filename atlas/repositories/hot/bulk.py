@@ -24,9 +24,8 @@ class BulkStats(Stats):
 
     async def upsert_table(self, samples: pa.Table, *, latest: datetime) -> int:
         """`upsert` for a table whose (video_id, timestamp) differ; quick where none of them is stored yet."""
-        _check(samples, latest)
-        samples = await self._not_forgotten(samples)
-        if samples.num_rows and not await self._copied_table(samples):
+        samples = await self._taken(samples, latest)
+        if not await self._copied_table(samples):
             for batch in samples.select(SAMPLE_COLUMNS).to_batches(max_chunksize=_PART):
                 columns = batch.to_pydict().values()
                 await self.upsert(
@@ -34,7 +33,14 @@ class BulkStats(Stats):
                 )
         return int(samples.num_rows)
 
-    async def _not_forgotten(self, samples: pa.Table) -> pa.Table:
+    async def insert_table(self, samples: pa.Table, *, latest: datetime) -> int | None:
+        """`upsert_table` where none of the samples is stored yet; else None, and nothing is written."""
+        samples = await self._taken(samples, latest)
+        return int(samples.num_rows) if await self._copied_table(samples) else None
+
+    async def _taken(self, samples: pa.Table, latest: datetime) -> pa.Table:
+        """The samples without those of forgotten videos. Raises `InvalidInput`."""
+        _check(samples, latest)
         forgotten = await self._forgotten_among(pc.unique(samples["video_id"]).to_pylist())
         if not forgotten:
             return samples

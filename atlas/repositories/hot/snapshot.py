@@ -46,7 +46,8 @@ _HOT_FROM = f"""
 class Selection:
     """Which samples: of these videos (None: all) but the ``excluded``, since ``since``, before ``until``.
 
-    ``erased`` are excluded as well: ids that are known by their hashes.
+    ``erased`` are excluded as well: ids that are known by their hashes. Without ``hot`` no row of
+    PostgreSQL is selected.
     """
 
     video_ids: tuple[str, ...] | None = None
@@ -54,6 +55,7 @@ class Selection:
     until: datetime | None = None
     excluded: tuple[str, ...] = ()
     erased: Erased | None = None
+    hot: bool = True
 
     def __post_init__(self) -> None:
         if self.video_ids is not None:
@@ -75,10 +77,11 @@ class Selection:
 
     def sql(self) -> str:
         """The condition on a table of samples."""
-        parts = ["true"]
+        parts = ["true" if self.hot else "false"]
         if self.video_ids is not None:
-            ids = ", ".join(literal(one) for one in self.video_ids)
-            parts.append(f"video_id IN ({ids})" if ids else "false")
+            # one literal: as many as there are ids would be parsed one by one
+            ids = literal("{" + ",".join(f'"{one}"' for one in self.video_ids) + "}")
+            parts.append(f"video_id = ANY ({ids}::text[])" if self.video_ids else "false")
         if self.since is not None:
             parts.append(f"timestamp >= {literal(self.since.isoformat())}::timestamptz")
         if self.until is not None:

@@ -22,7 +22,7 @@ from sqlalchemy import text
 from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.errors import VaultUnavailable
-from atlas.importing.importer import import_files
+from atlas.importing.importer import ImportReport, import_files
 from atlas.ingest import record_samples
 from atlas.reader import StatsReader
 from atlas.types import Sample
@@ -123,11 +123,17 @@ async def test_a_vault_that_cannot_be_asked_is_named_and_nothing_counts_twice(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "export.csv"
-    path.write_text("id,date,views\n" + rows(DAYS[0], 3))
     vault = LocalVault(tmp_path / "vault")
-    await import_files(database, [path], vault=vault)
+
+    async def take(columns: str, *lines: str) -> ImportReport:
+        path.write_text("\n".join([f"id,date,{columns}", *(f"{ID},{line}" for line in lines)]))
+        return await import_files(database, [path], vault=vault)
+
+    cold = [f"{day:%Y-%m-%d},{day.day},10,3" for day in DAYS]
+    await take("views,likes,comments", *cold)
     await Archiver(database, vault).run(timedelta(days=7))
-    path.write_text("id,date,views\n" + rows(DAYS[0], 4))
+    hot = f"{datetime.now(UTC):%Y-%m-%d},7,8,9"
+    await take("views,likes,comments", hot)
 
     def fails(*_: object, **__: object) -> None:
         raise VaultUnavailable("the network is down")
@@ -136,10 +142,14 @@ async def test_a_vault_that_cannot_be_asked_is_named_and_nothing_counts_twice(
         for reads in ("list", "open", "get_bytes", "stat"):
             if hasattr(vault.store, reads):
                 patch.setattr(type(vault.store), reads, fails)
-        report = await import_files(database, [path], vault=vault)
-    assert (report.new, report.unchanged) == (4, 0)
+        with pytest.raises(VaultUnavailable):
+            # likes and comments of these samples may lie in the vault: they must not become unknown
+            await take("views", f"{DAYS[0]:%Y-%m-%d},5")
+        report = await take("views,likes,comments", *cold, hot)
+    assert (report.new, report.unchanged) == (2, 1)
     assert any("vault could not be asked" in note for note in report.notes)
-    assert await StatsReader(database, vault).count() == 4
+    table = await StatsReader(database, vault).history(ID)
+    assert table["views"].to_pylist() == [1, 2, 7]
 
 
 @pytest.mark.usefixtures("database")

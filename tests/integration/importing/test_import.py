@@ -17,6 +17,7 @@ from sqlalchemy import text
 from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.importing.importer import Options, import_files
+from atlas.importing.stored import StoredSamples
 from atlas.reader import StatsReader
 from atlas.repositories.hot.bulk import BulkStats
 from atlas.vault import LocalVault
@@ -131,6 +132,56 @@ async def test_a_later_export_replaces_what_it_knows_and_nothing_else(
     assert await take(f"videoId,date,likeCount{line}1,10{line}2,12\n") == (0, 1, 1)
     assert await take(f"videoId,date,title{line}1,A title\n") == (0, 0, 0)
     assert await shown() == [(501, 10, 3), (600, 12, 4), (700, None, None)]
+
+
+async def test_new_samples_are_known_as_such_by_their_key_and_archived_ones_are_not_new(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlas.importing.files.spool.ROWS", 2)
+    monkeypatch.setattr("atlas.importing.loading.BUCKET", 2)
+    looks: list[int] = []
+    look = StoredSamples.among
+
+    async def watched(self: StoredSamples, samples: pa.Table) -> tuple[pa.Table, str | None]:
+        looks.append(samples.num_rows)
+        return await look(self, samples)
+
+    monkeypatch.setattr(StoredSamples, "among", watched)
+    vault = LocalVault(tmp_path / "vault")
+    path = tmp_path / "export.csv"
+
+    async def take(*days: int) -> tuple[int, int, int]:
+        rows = ({"id": "jt2OHQh0HoQ", "date": f"2026-01-{day:02}", "views": day} for day in days)
+        path.write_text("\n".join(map(json.dumps, rows)))
+        report = await import_files(database, [path], vault=vault)
+        return report.new, report.replaced, report.unchanged
+
+    assert (await take(*range(1, 7)), looks) == ((6, 0, 0), [])
+    # a bucket with a stored sample is compared, and so are those that follow while they hold such
+    assert (await take(*range(6, 13)), looks) == ((6, 0, 1), [2, 2])
+    await Archiver(database, vault).run(timedelta(days=7))
+    assert await take(*range(1, 14)) == (1, 0, 12)
+    assert await StatsReader(database, vault).count() == 13
+
+
+async def test_samples_of_a_forgotten_video_are_none_of_the_new_ones(
+    database: Database, tmp_path: Path
+) -> None:
+    vault = LocalVault(tmp_path / "vault")
+    path = tmp_path / "export.csv"
+    path.write_text("id,date,views\njt2OHQh0HoQ,2026-01-01,1\n9bZkp7q19f0,2026-01-01,2\n")
+    await import_files(database, [path], vault=vault)
+    await Archiver(database, vault).forget(["9bZkp7q19f0"])
+    line = "\n9bZkp7q19f0,2026-01-01,2\n9bZkp7q19f0,2026-01-03,2"
+    for more, expected in (
+        ("", (0, 0, 0, 2)),
+        ("\njt2OHQh0HoQ,2026-01-02,1", (1, 0, 0, 2)),
+        ("\njt2OHQh0HoQ,2026-01-02,1", (0, 0, 1, 2)),
+    ):
+        path.write_text(f"id,date,views{line}{more}\n")
+        report = await import_files(database, [path], vault=vault)
+        counts = (report.new, report.replaced, report.unchanged, report.forgotten)
+        assert counts == expected
 
 
 async def test_the_last_row_of_a_repeated_sample_wins_wherever_it_stands(
