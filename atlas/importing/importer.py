@@ -17,7 +17,7 @@ import pyarrow as pa
 from atlas.db import Database
 from atlas.db.clock import clock
 from atlas.errors import InvalidInput
-from atlas.importing.columns.fields import FLAGS
+from atlas.importing.columns.fields import FLAGS, listed
 from atlas.importing.columns.rows import SAMPLES, Fault, understand
 from atlas.importing.columns.surveying import Surveyed, survey
 from atlas.importing.files.sources import files_of, total_size
@@ -82,6 +82,11 @@ def read_samples(paths: Sequence[Path], options: Options | None = None) -> pa.Ta
         return pa.concat_tables([SAMPLES.empty_table(), *job.samples])
 
 
+def _few(notes: list[str]) -> list[str]:
+    more = len(notes) - _NOTES
+    return [*notes[:_NOTES], *([f"and {more} more files"] if more > 0 else [])]
+
+
 class _Stopped(Exception):
     """Nobody waits for the work any more."""
 
@@ -121,15 +126,19 @@ class Job:
         for path in self._files:
             reading.read(path, lenient=several)
         reading.finish()
-        self.report.notes = reading.notes[:_NOTES]
-        if len(reading.notes) > _NOTES:
-            self.report.notes.append(f"and {len(reading.notes) - _NOTES} more files")
+        self.report.notes = _few(reading.notes)
         if not reading.groups:
             raise InvalidInput(
                 "there is no row to import", field="file", hint="; ".join(self.report.notes) or None
             )
         self._surveyed = survey(reading.groups, lambda: reading.spool, self._options, self._latest)
-        self._describe(reading)
+        foreign = [
+            f"left out: no column has a video's id or a counter: {listed(group.header)}"
+            for number, group in reading.groups.items()
+            if number not in self._surveyed.plans
+        ]
+        self.report.notes = _few([*foreign, *reading.notes])
+        self._describe()
         self._understand(reading)
 
     def _count(self, read: int, spool: Spool) -> None:
@@ -143,29 +152,33 @@ class Job:
 
     # --- understanding
 
-    def _describe(self, reading: Reading) -> None:
+    def _describe(self) -> None:
         ignored: dict[str, None] = {}
-        for number in reading.groups:
-            mapping = self._surveyed.plans[number].mapping
+        for plan in self._surveyed.plans.values():
+            mapping = plan.mapping
             used = {
                 field: printable(column)
                 for field, column in mapping.columns.items()
                 if field not in FLAGS
             }
-            if used not in self.report.mapping:
+            if used and used not in self.report.mapping:
                 self.report.mapping.append(used)
             ignored.update(dict.fromkeys(printable(one)[:80] for one in mapping.ignored))
         self.report.ignored = list(ignored)[:200]
 
     def _understand(self, reading: Reading) -> None:
         header = list(
-            dict.fromkeys(one for group in reading.groups.values() for one in group.header)
+            dict.fromkeys(
+                one for number in self._surveyed.plans for one in reading.groups[number].header
+            )
         )
         bad_rows = ReportFile(self._place, header, with_file=len(reading.names) > 1)
         self.samples = Buckets(self._folder, reading.spool.rows, self._surveyed.moments)
         kept = False
         try:
             for number, batch in reading.spool:
+                if number not in self._surveyed.plans:
+                    continue
                 self._understand_batch(batch, number, bad_rows, header, reading.names)
             kept = True
         finally:

@@ -15,10 +15,18 @@ import pyarrow.compute as pc
 from atlas.errors import InvalidInput
 from atlas.importing.columns import values
 from atlas.importing.columns.cells import alike, are_counters, whole
-from atlas.importing.columns.fields import COUNTERS, ColumnMapping, chosen, listed, no_column
+from atlas.importing.columns.fields import (
+    COUNTERS,
+    ColumnMapping,
+    chosen,
+    listed,
+    no_column,
+    normalised,
+    recognised,
+)
 from atlas.importing.columns.rows import Plan
 from atlas.importing.columns.times import Survey, reader
-from atlas.importing.files.spool import OWN
+from atlas.importing.files.spool import OWN, SKIPPED
 from atlas.importing.options import Options
 
 #: Values of a column that are looked at to see whether it holds ids; moments that are kept as a sample.
@@ -36,10 +44,15 @@ class Group:
     header: dict[str, None] = field(default_factory=dict)
     with_ids: set[str] = field(default_factory=set)
     looked_at: int = 0
+    skips: bool = False
 
     def see(self, batch: pa.Table) -> None:
-        """Learn the columns, and which of them hold ids."""
+        """Learn the columns, and which of them hold ids; what is of another kind than a video has none."""
         names = [name for name in batch.column_names if name not in OWN]
+        if pc.any(batch[SKIPPED]).as_py():
+            self.skips = True
+            batch = batch.filter(pc.invert(batch[SKIPPED]))
+            names = [name for name in names if batch[name].null_count < batch.num_rows]
         self.header.update(dict.fromkeys(names))
         if self.looked_at >= _LOOKED_AT:
             return
@@ -52,6 +65,8 @@ class Group:
     def mapping(self, options: Options) -> ColumnMapping:
         """The mapping of these columns. Raises `InvalidInput` where there is no id, or no time."""
         header = tuple(self.header)
+        if self.skips and not header:
+            return ColumnMapping({}, ())
         mapping = chosen(header, options.columns, self.with_ids.__contains__)
         if options.video_id is not None:
             if mapping.columns.get("video_id") in self.with_ids:
@@ -72,6 +87,12 @@ class Group:
                 f"--map timestamp=COLUMN; columns: {listed(header)}",
             )
         return mapping
+
+    def is_foreign(self, options: Options) -> bool:
+        """Whether no column says that this is about videos: prose, a list of categories."""
+        found = recognised(self.header).keys() & {"video_id", *COUNTERS}
+        named = {normalised(column) for column in options.columns.values()}
+        return not (found or self.skips or named & set(map(normalised, self.header)))
 
 
 def _is_id(value: str | None) -> bool:
@@ -98,11 +119,15 @@ def survey(
     options: Options,
     latest: datetime,
 ) -> Surveyed:
-    """Look at every batch once and decide. Raises `InvalidInput` for what only a person can say."""
-    mappings = {number: group.mapping(options) for number, group in groups.items()}
-    seen = {number: _Seen(mapping) for number, mapping in mappings.items()}
+    """Look at every batch once and decide. Raises `InvalidInput` for what only a person can say.
+
+    Of several groups those without an id or a counter have no plan.
+    """
+    own = {number: one for number, one in groups.items() if not one.is_foreign(options)} or groups
+    seen = {number: _Seen(group.mapping(options)) for number, group in own.items()}
     for number, batch in batches():
-        seen[number].see(batch)
+        if number in seen:
+            seen[number].see(batch)
     plans = {number: one.plan(options, latest) for number, one in seen.items()}
     moments = [
         moment

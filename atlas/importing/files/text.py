@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import unicodedata
 from collections.abc import Iterator
+from functools import partial
 from typing import IO
 
 from atlas.errors import InvalidInput
@@ -45,6 +46,32 @@ _LEGACY = [
     "cp1256",
     "cp874",
 ]
+#: Letters of languages beyond a to z, by the code page in which they are written. Which of these it is
+#: charset-normalizer often leaves open: they differ in few characters, letters in each.
+_ALPHABETS = {
+    "cp1252": (
+        "àâæçéèêëîïôœùûüÿ",  # French
+        "äöüß",
+        "áéíñóúü",  # Spanish
+        "àáâãçéêíóôõúü",  # Portuguese
+        "àèéìíîòóùú",  # Italian
+        "àçèéíïòóúü",  # Catalan
+        "äåæéöøü",  # Scandinavian, Finnish
+        "áæéíðóöúýþ",  # Icelandic
+        "áèéëïíóöúü",  # Dutch
+    ),
+    "cp1250": (
+        "ąćęłńóśźż",  # Polish
+        "áčďéěíňóřšťúůýž",
+        "áäčďéíĺľňóôŕšťúýž",  # Slovak
+        "áéíóöőúüű",  # Hungarian
+        "âăîşţ",  # Romanian
+        "ćčđšž",  # Croatian, Slovene
+    ),
+    "cp1254": ("âçğıiîöşüûİ",),
+}
+#: Punctuation that has one place in all of them.
+_MARKS = "‘’“”„‚–—…•€™©®«»°·\xa0"
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
@@ -167,8 +194,21 @@ def _likely(evidence: bytes) -> str:
     best = from_bytes(
         evidence, cp_isolation=_LEGACY, threshold=0.3, preemptive_behaviour=False
     ).best()
-    if best is None:
-        return "cp1252"
-    return {"shift_jis": "cp932", "euc_kr": "cp949", "gb2312": "gb18030", "latin_1": "cp1252"}.get(
-        best.encoding, best.encoding
-    )
+    found = best.encoding if best is not None else "cp1252"
+    found = {
+        "shift_jis": "cp932",
+        "euc_kr": "cp949",
+        "gb2312": "gb18030",
+        "latin_1": "cp1252",
+    }.get(found, found)
+    return max(_ALPHABETS, key=partial(_letters, evidence)) if found in _ALPHABETS else found
+
+
+def _letters(evidence: bytes, encoding: str) -> int:
+    """How many characters fit the language that fits each line best, less those that fit none."""
+    fitting = 0
+    for line in evidence.decode(encoding, _HANDLER).splitlines():
+        wide = [one for one in line.lower() if not one.isascii() and one not in _MARKS]
+        fits = max(sum(one in letters for one in wide) for letters in _ALPHABETS[encoding])
+        fitting += 2 * fits - len(wide)
+    return fitting

@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import io
+import json
 import lzma
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from atlas.errors import InvalidInput
+from atlas.importing.files.text import detected
 from tests.support.importing import DAY, ID, OTHER, understand, written
 
 
@@ -62,6 +64,27 @@ TEXTS = {
         "北京的春天真是非常美丽",
     ],
 }
+
+
+@pytest.mark.parametrize(
+    ("encoding", "title"),
+    [
+        ("cp1252", "Été à Zürich – fin “quoted”"),
+        ("cp1252", "São Paulo não é tão fácil; ação"),
+        ("cp1252", "Crème brûlée façon grand-mère"),
+        ("cp1252", "Smörgåsbord på svenska är gott"),
+        ("cp1250", "Zażółć gęślą jaźń"),
+        ("cp1250", "Příliš žluťoučký kůň úpěl ďábelské ódy"),
+        ("cp1250", "Árvíztűrő tükörfúrógép"),
+        ("cp1254", "Güneş doğdu, kız çocuğu ağladı"),
+    ],
+)
+@pytest.mark.parametrize("repeated", [1, 20])
+def test_neighbouring_code_pages_are_told_by_the_alphabets_of_languages(
+    encoding: str, title: str, repeated: int
+) -> None:
+    sample = "\n".join([title] * repeated).encode(encoding)
+    assert sample.decode(detected(sample)) == "\n".join([title] * repeated)
 
 
 @pytest.mark.parametrize("encoding", TEXTS)
@@ -147,10 +170,16 @@ def test_a_folder_and_an_archive_hold_many_tables_and_other_things(tmp_path: Pat
     (folder / "readme.pdf").write_bytes(b"%PDF-1.7")
     (folder / ".hidden").write_bytes(b"\0")
     (folder / "old.rejected.csv").write_text("rubbish")
+    (folder / "notes.txt").write_text(
+        "About this export:\nit was made by hand, \x1b[2J and\nso on\n"
+    )
+    categories = {"kind": "youtube#videoCategory", "id": "1", "snippet": {"title": "Film"}}
+    (folder / "categories.json").write_text(json.dumps({"items": [categories]}))
     found = understand(folder)
     assert len(found.samples) == 2
-    assert (found.report.rows, found.report.bad) == (3, 1)
+    assert (found.report.rows, found.report.bad, found.report.skipped) == (4, 1, 1)
     assert any("PDF" in note for note in found.report.notes)
+    assert any("a counter: About this export" in note for note in found.report.notes)
     with (tmp_path / "report.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["file"] == "bad.csv"
@@ -159,3 +188,11 @@ def test_a_folder_and_an_archive_hold_many_tables_and_other_things(tmp_path: Pat
         for path in folder.iterdir():
             file.write(path, path.name)
     assert understand(written(tmp_path, archive.getvalue(), "all.zip")).samples == found.samples
+
+
+def test_a_table_with_counters_and_without_ids_is_not_left_out_of_several(tmp_path: Path) -> None:
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "one.csv").write_text(f"id,date,views\n{ID},2026-01-15,1\n")
+    (tmp_path / "exports" / "two.csv").write_text("date,views\n2026-01-15,2\n")
+    with pytest.raises(InvalidInput, match="no column for video_id"):
+        understand(tmp_path / "exports")

@@ -328,3 +328,19 @@ def test_parquet_is_exact(tmp_path: Path) -> None:
     assert found.samples == {(ID, moment): (2**60 + 1, 1, 7)}
     assert (found.report.good, found.report.bad) == (1, 2)
     assert json.loads(found.videos[ID]["tags"]) == ["a|b", "c"]
+
+
+def test_channels_comments_and_playlists_ask_for_no_time_and_name_no_columns(
+    tmp_path: Path,
+) -> None:
+    items = [
+        {"kind": "youtube#channel", "id": CHANNEL, "statistics": {"viewCount": "99999"}},
+        {"kind": "youtube#commentThread", "id": "Ugw", "snippet": {"videoId": ID, "likeCount": 7}},
+        {"kind": "youtube#playlist", "id": "PL123", "snippet": {"title": "A list"}},
+    ]
+    found = read(tmp_path, {"items": items})
+    assert (found.report.good, found.report.bad, found.report.skipped) == (0, 0, 3)
+    assert not found.report.mapping and not found.videos
+    video = {"kind": "youtube#video", "id": ID, "snippet": {"title": "A title"}}
+    found = read(tmp_path, {"items": [*items, video]})
+    assert (found.report.good, found.report.skipped) == (1, 3)
