@@ -31,6 +31,9 @@ from atlas.vault.offload import offload
 
 __all__ = ["ExportReport", "export_samples"]
 
+#: Lines of JSON that are made at once: bounds memory.
+_LINES = 8_192
+
 _SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -112,6 +115,8 @@ async def _scan(
         async with contextlib.aclosing(reader.scan(video_ids, begin, end, columns)) as batches:
             async for batch in batches:
                 yield batch
+        # a span needs what the one before it did
+        pa.default_memory_pool().release_unused()
 
 
 async def _row_groups(
@@ -192,6 +197,10 @@ class _Csv(_Writer):
 
 class _JsonLines(_Writer):
     def write(self, table: pa.Table) -> None:
+        for first in range(0, table.num_rows, _LINES):
+            self.file.write("".join(self._lines(table.slice(first, _LINES))).encode())
+
+    def _lines(self, table: pa.Table) -> list[str]:
         members = [
             pc.binary_join_element_wise(f'"{name}":', _as_json(column), "")
             for name, column in zip(self.schema.names, _with_text_times(table).columns, strict=True)
@@ -199,7 +208,7 @@ class _JsonLines(_Writer):
         lines = pc.binary_join_element_wise(
             "{", pc.binary_join_element_wise(*members, ","), "}\n", ""
         )
-        self.file.write("".join(lines.to_pylist()).encode())
+        return list(lines.to_pylist())
 
 
 _FORMATS: dict[str, type[_Writer]] = {"parquet": _Parquet, "csv": _Csv, "jsonl": _JsonLines}

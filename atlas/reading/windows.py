@@ -7,8 +7,8 @@ from datetime import datetime
 
 from atlas.repositories.hot.partitions import Partition
 
-#: Bytes of hot rows in PostgreSQL that are read at once: some 250,000 rows.
-BYTES = 32 << 20
+#: Bytes of hot rows in PostgreSQL that are read at once: some 125,000 rows.
+BYTES = 16 << 20
 
 
 def windows(

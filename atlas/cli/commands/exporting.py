@@ -36,11 +36,15 @@ def export(
     json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
 ) -> None:
     """Write samples of both tiers to a file, each once, in bounded memory."""
+    import pyarrow as pa
+
     from atlas.exporting import export_samples
     from atlas.reader import ColdReader, StatsReader
 
     first, last = spans.span_of(since, until)
     chosen = list(_listed(ids)) + list(_in_file(ids_file))
+    # Arrow's own allocator keeps what was freed, as with `atlas import`
+    pa.set_memory_pool(pa.system_memory_pool())
     with progress("exporting", quiet=json) as report_progress:
         report = run(
             export_samples(
