@@ -33,7 +33,7 @@ class LocalStore(FsspecStore):
     A write goes to a hidden temporary file, is flushed to the disk and then given its name, so that an
     object is there whole or not at all, for other processes and after a power cut too. Replacing,
     deleting and swapping take turns under a lock file, between processes too. Symbolic links below
-    ``root`` are refused. With ``card`` the first write of a table leaves a dataset card, if there is none.
+    ``root`` are refused. With ``card`` the first new file of a table leaves a dataset card, if there is none.
     """
 
     def __init__(self, root: str | Path, *, card: bool = False) -> None:
@@ -85,7 +85,6 @@ class LocalStore(FsspecStore):
                 staged = self._stage(path, source)
                 with _unless_named(staged), self._lock():
                     files.replace(staged, path)
-            self._leave_card(key)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove files; those already gone are no error."""
