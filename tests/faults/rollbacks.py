@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,99 +22,34 @@ from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.errors import (
     AtlasError,
-    CorruptObject,
     EpochBehind,
     LeaseLost,
-    VaultUnavailable,
-    VerificationFailed,
     WrongVault,
 )
 from atlas.ingest import record_samples
-from atlas.janitor import Janitor
 from atlas.types import Sample
-from atlas.vault import LocalVault, Vault
+from atlas.vault import LocalVault
+from tests.faults.disturbance import (
+    JOBS,
+    STEPS,
+    STORE_ERRORS,
+    STORE_FAULTS,
+    Copy,
+    Died,
+    Disturbed,
+    run_job,
+)
 from tests.faults.knowledge import IDS, Knowledge, counters_of, hot_rows, key_of, name_of_sample
-from tests.support.faulty_store import Fault, Faults, FaultyStore
-from tests.support.histories import WEEK
+from tests.support.faulty_store import Fault, Faults
 from tests.support.samples import OLD, Counters, Key
 from tests.support.servers.postgres import name_of
 from tests.support.sql import execute, fetch, scalar
 
 #: Few hours, so that samples meet.
 HOURS = (1, 30)
-SPAN = (OLD, OLD + timedelta(hours=12))
 
-_FAULTS = (
-    Fault.REFUSE,
-    Fault.LOSE_ANSWER,
-    Fault.LATE,
-    Fault.HALF,
-    Fault.BREAK_OFF,
-    Fault.MISREAD,
-)
-#: What a job may raise for the store's sake.
-_ILL = (VaultUnavailable, VerificationFailed, CorruptObject)
 #: What a job is told that another history has overtaken.
 _OVERTAKEN = (EpochBehind, LeaseLost)
-
-#: What may happen next, by how often.
-STEPS = {
-    "write": 6,
-    "append": 3,
-    "archive": 6,
-    "compact": 5,
-    "gc": 4,
-    "restore": 1,
-    "release": 1,
-    "forget": 2,
-    "janitor": 1,
-    "move": 0.5,
-    "backup": 2,
-    "go_back": 3,
-    "copy": 3,
-    "lose": 0.7,
-}
-JOBS = ("archive", "compact", "gc", "restore", "release", "forget", "janitor")
-
-
-class Died(BaseException):
-    """The process is no more."""
-
-
-class Disturbed(FaultyStore):
-    """A store at whose ``at``-th call something happens, before it or ``after`` it was carried out."""
-
-    batch = 4
-
-    def __init__(
-        self, vault: Vault, faults: Faults, at: int, happens: Callable[[], None], *, after: bool
-    ) -> None:
-        super().__init__(vault.store, faults)
-        self.at, self.happens, self.after, self.calls = at, happens, after, 0
-        self._counting = threading.Lock()
-
-    def _call(self, method: str, key: str, work: Any) -> Any:
-        with self._counting:
-            self.calls += 1
-            now = self.calls == self.at
-        if now and not self.after:
-            self.happens()
-        answer = super()._call(method, key, work)
-        if now and self.after:
-            self.happens()
-        return answer
-
-    def put_files(self, items: Any) -> None:
-        for item in items:  # each may be the last one that is put
-            super().put_files([item])
-
-
-@dataclass
-class Copy:
-    """A copy of the database, and the hot samples in it."""
-
-    url: str
-    hot: dict[Key, Counters]
 
 
 @dataclass
@@ -164,9 +98,7 @@ class Wandering(Knowledge):
     async def write(self, database: Database | None = None) -> None:
         """Samples, logged."""
         rows = [self._sample() for _ in range(self.dice.randint(1, 4))]
-        self._tell(
-            "write", ", ".join(f"{name_of_sample(*key_of(row))}={row.views}" for row in rows)
-        )
+        self._tell_of("write", rows)
         await record_samples(database or self.history.database, rows)
         if database is None:
             barred = await self.barred()
@@ -177,9 +109,7 @@ class Wandering(Knowledge):
     async def append(self) -> None:
         """Samples, appended."""
         rows = [self._sample() for _ in range(self.dice.randint(1, 3))]
-        self._tell(
-            "append", ", ".join(f"{name_of_sample(*key_of(row))}={row.views}" for row in rows)
-        )
+        self._tell_of("append", rows)
         self.history.vault.append_metrics(
             {"video_id": row.video_id, "timestamp": row.timestamp, "views": row.views}
             for row in rows
@@ -282,14 +212,14 @@ class Wandering(Knowledge):
         self.observe()
 
     async def _ill(self, job: str) -> None:
-        kinds = tuple(self.dice.sample(_FAULTS, 2))
+        kinds = tuple(self.dice.sample(STORE_FAULTS, 2))
         faults = Faults(kinds, self.dice.randrange(10**6), self.dice.choice((0.05, 0.2)))
         self._tell(job, f"with {[str(kind) for kind in kinds]}, seed {faults.seed}, {faults.rate}")
         vault = self._vault()
         vault.store = Disturbed(self.history.vault, faults, 0, lambda: None, after=False)
         try:
             await self._run(job, Archiver(self.history.database, vault))
-        except _ILL as error:
+        except STORE_ERRORS as error:
             self._tell("  ended with", type(error).__name__)
         await asyncio.sleep(0.06 if Fault.LATE in kinds else 0)  # what is late has come by then
 
@@ -340,7 +270,7 @@ class Wandering(Knowledge):
 
         try:
             await self._during(job, a_copy_adopts)
-        except (*_OVERTAKEN, *_ILL) as error:
+        except (*_OVERTAKEN, *STORE_ERRORS) as error:
             self._tell("  ended with", type(error).__name__)
             if not adopted:
                 raise
@@ -444,35 +374,19 @@ class Wandering(Knowledge):
         return self.dice.choices(JOBS, [STEPS[job] for job in JOBS])[0]
 
     async def _run(self, job: str, archiver: Archiver) -> None:
-        match job:
-            case "archive":
-                await archiver.run(WEEK)
-            case "compact":
-                await archiver.compact()
-            case "gc":
-                await archiver.collect_garbage(timedelta(0))
-            case "restore":
-                await archiver.restore(*SPAN)
-            case "release":
-                await archiver.release()
-            case "forget":
-                video_id = self.dice.choice(IDS)
-                self._tell("  forgets", video_id)
-                await archiver.forget([video_id])
-            case "janitor":
-                await execute(
-                    archiver.database,
-                    "INSERT INTO videos (id, title, status, has_transcript, has_visuals, discovered_at) "
-                    f"VALUES ('doomed-{len(self.steps)}', 'A title', 'DONE', true, true, "
-                    "now() - interval '30 days') ON CONFLICT DO NOTHING",
-                )
-                await Janitor(archiver.database, archiver._vault).run()
+        victim = self.dice.choice(IDS) if job == "forget" else ""
+        if victim:
+            self._tell("  forgets", victim)
+        await run_job(job, archiver, victim, len(self.steps))
 
     def _sample(self) -> Sample:
         # a number of its own for every version, so that it is known which one is shown
         self.views += 1
         hour = timedelta(hours=self.dice.choice(HOURS))
         return Sample(self.dice.choice(IDS), OLD + hour, self.views)
+
+    def _tell_of(self, what: str, rows: list[Sample]) -> None:
+        self._tell(what, ", ".join(f"{name_of_sample(*key_of(row))}={row.views}" for row in rows))
 
     def _tell(self, what: str, how: str = "") -> None:
         self.steps.append(f"  {what} {how}".rstrip())
