@@ -46,7 +46,7 @@ class Notifier:
         self._buckets: dict[str, Pace] = {}
         self._lock = threading.Lock()
         self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-        self._tracker = Tracker(self.send, self.shared, settings)
+        self._tracker = Tracker(self._announce, self.shared, settings)
 
     @property
     def is_configured(self) -> bool:
@@ -111,6 +111,13 @@ class Notifier:
     def watch(self, function: Callable[P, T]) -> Callable[P, T]:
         """Decorate a plain or async function: what it raises is captured, and raised."""
         return self._tracker.watch(function)
+
+    async def _announce(self, *message: Any, **options: Any) -> bool:
+        """`send` for tracked errors: without a webhook they are in the database, which needs no warning."""
+        settings = self._settings or get_settings()
+        if settings.discord_webhook_alerts is None and not settings.apprise_urls:
+            return False
+        return await self.send(*message, **options)
 
     async def flush(self) -> None:
         """Count and announce all that was captured so far."""

@@ -16,6 +16,7 @@ from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from atlas.errors import (
     VaultDenied,
@@ -29,6 +30,8 @@ from atlas.types import ObjectInfo
 from atlas.vault.layout import check_folder, check_key
 from atlas.vault.stores.base import FsspecStore, Source, local_copy, taken
 
+#: Where the service is, unless another endpoint is named.
+_GOOGLE = "https://storage.googleapis.com"
 #: Seconds without a byte after which a request is given up.
 _SILENCE_SECONDS = 60.0
 #: Bytes of an upload request; a multiple of 256 KiB.
@@ -297,7 +300,8 @@ class GCSStore(FsspecStore):
         except (VaultError, FileExistsError, FileNotFoundError):
             raise
         except Exception as error:
-            translated = _vault_error(error, key, self._bucket)
+            host = urlsplit(self._endpoint or _GOOGLE).netloc
+            translated = _vault_error(error, key, self._bucket, host)
             if translated is None:
                 raise  # nothing gcsfs is known to raise: a mistake in a program
             raise translated from error
@@ -327,7 +331,7 @@ def _multipart(boundary: str, resource: dict[str, Any], content: bytes) -> bytes
     return "\r\n".join(lines).encode() + content + f"\r\n--{boundary}--".encode()
 
 
-def _vault_error(error: Exception, key: str, bucket: str) -> VaultError | None:
+def _vault_error(error: Exception, key: str, bucket: str, host: str) -> VaultError | None:
     """What gcsfs raised, by status and type; its own text is left out, it may quote the request."""
     import aiohttp
     import requests
@@ -355,7 +359,9 @@ def _vault_error(error: Exception, key: str, bucket: str) -> VaultError | None:
         )
     unclear = (aiohttp.ClientError, requests.RequestException, TimeoutError, FSTimeoutError)
     if isinstance(error, (*unclear, TransportError, OSError)):
-        return VaultUnavailable(f"{where}: no answer ({type(error).__name__})", path=path)
+        return VaultUnavailable(
+            f"{where}: no answer from {host} ({type(error).__name__})", path=path
+        )
     if status is not None and (status in (408, 429) or status >= 500):
         return VaultUnavailable(f"{where}: the service answered {status}", path=path)
     if not isinstance(error, HttpError | ValueError | RuntimeError):

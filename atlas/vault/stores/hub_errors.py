@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
 
@@ -24,7 +25,7 @@ def _retry_after(error: BaseException) -> float | None:
     return float(said) if said.isdecimal() else None
 
 
-def raise_translated(error: Exception, key: str, repo: str) -> NoReturn:
+def raise_translated(error: Exception, key: str, repo: str, endpoint: str) -> NoReturn:
     """What the client raised, by status and type; its own text is left out, it may quote the request."""
     import httpx2
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -48,8 +49,8 @@ def raise_translated(error: Exception, key: str, repo: str) -> NoReturn:
         unavailable.retry_after = _retry_after(error)
         raise unavailable from error
     if status is None and isinstance(error, httpx2.HTTPError | OSError | RuntimeError):
-        name = type(error).__name__
-        raise VaultUnavailable(f"{where}: no answer ({name})", path=path) from error
+        said = f"no answer from {urlsplit(endpoint).netloc} ({type(error).__name__})"
+        raise VaultUnavailable(f"{where}: {said}", path=path) from error
     if status is None and not isinstance(error, ValueError):
         raise error  # nothing the client is known to raise: a mistake in a program
     wrong_id = "a repository id is owner/name" if isinstance(error, HFValidationError) else None

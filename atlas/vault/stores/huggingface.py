@@ -347,7 +347,7 @@ class HuggingFaceStore(FsspecStore):
         except Exception as error:
             if isinstance(error, FileNotFoundError) and status_of(error) is None:
                 raise
-            raise_translated(error, key, self._repo)
+            raise_translated(error, key, self._repo, self.api.endpoint)
 
 
 def _addition(path_in_repo: str, source: Path | bytes) -> Any:

@@ -106,6 +106,12 @@ async def test_nothing_configured_warns_and_does_not_raise() -> None:
     ]
 
 
+async def test_a_tracked_error_warns_of_no_missing_webhook() -> None:
+    with structlog.testing.capture_logs() as logs:
+        await Notifier(Settings(_env_file=None)).capture(ValueError("no answer"))
+    assert "notification_not_configured" not in [entry["event"] for entry in logs]
+
+
 async def test_every_over_long_part_is_cut_to_what_discord_takes(server: LoopbackServer) -> None:
     fields = [{"name": "n" * 300, "value": "v" * 2000, "inline": True} for _ in range(40)]
     assert await make_notifier(server).send("😀" * 300, "d" * 9000, fields=fields)
