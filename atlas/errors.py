@@ -30,6 +30,7 @@ Every error carries ``hint``, a sentence that says what to do. Secrets never ent
 
 from __future__ import annotations
 
+import errno
 from datetime import datetime
 from typing import Any
 
@@ -57,6 +58,10 @@ __all__ = [
     "VerificationFailed",
     "WrongVault",
 ]
+
+
+#: By what numbers the operating system says that no space is left.
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class AtlasError(Exception):

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from atlas.cli.output import err
-from atlas.errors import ArchiverBusy, AtlasError, ConfigurationError, InvalidInput
+from atlas.errors import NO_SPACE, ArchiverBusy, AtlasError, ConfigurationError, InvalidInput
 
 __all__ = ["EXIT_CODES", "Failure", "exit_code", "explain", "guard", "show_tracebacks"]
 
@@ -24,7 +24,6 @@ EXIT_CODES = (
     "130 interrupted."
 )
 _INTERRUPTED = 130
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 #: typer brings a click of its own, which has no public name for it.
@@ -73,7 +72,7 @@ def explain(error: BaseException) -> Failure | None:
         case OSError() if error.errno is not None:
             where = error.filename or "standard output or a temporary file"
             message = f"{os.fsdecode(where)}: {error.strerror}"
-            if error.errno in _FULL:
+            if error.errno in NO_SPACE:
                 hint = "free space and run the command again: what was finished is kept"
                 return Failure(kind, message, hint, 1)
             denied = "check who owns it, and ATLAS_HOME" if error.errno in _DENIED else None

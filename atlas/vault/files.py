@@ -12,9 +12,8 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from atlas.errors import VaultDenied, VaultError, VaultFull, VaultUnavailable
+from atlas.errors import NO_SPACE, VaultDenied, VaultError, VaultFull, VaultUnavailable
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 #: A file system that has no hard links.
@@ -29,7 +28,7 @@ def raised_as_vault_error(path: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         message = f"{path}: {reason}"
-        if error.errno in _FULL:
+        if error.errno in NO_SPACE:
             raise VaultFull(message, path=path) from error
         if error.errno in _DENIED:
             denied = "check who owns the folder and its permissions"

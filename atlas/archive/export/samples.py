@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from atlas.errors import CorruptObject, VaultFull, VerificationFailed
+from atlas.errors import CorruptObject, VerificationFailed
 from atlas.repositories.ledger.files import FileFacts
 from atlas.tables.external_sort import encoded_runs, rechunked
 from atlas.tables.fingerprint import Fingerprint
@@ -40,7 +37,7 @@ def export_samples(
     """Write the samples to ``path``, sorted by (video_id, timestamp) over the whole file.
 
     ``batches`` may come in any order; ``metadata`` goes to the footer together with the row count and
-    the fingerprint. Blocking: call it in a thread. Raises `VaultFull` when the disk is full.
+    the fingerprint. Blocking: call it in a thread.
     """
     fingerprint = Fingerprint(SAMPLE_COLUMNS)
     bounds = Bounds()
@@ -50,35 +47,34 @@ def export_samples(
         bounds.see(run)
         on_rows(fingerprint.rows)
 
-    with _disk_full_as_vault_full(path):
-        runs = encoded_runs(path.parent, merge_sorted, see, RUN_ROWS)
-        for batch in batches:
-            runs.add(pa.Table.from_batches([batch]))
-        with open_writer(path, STATS_SCHEMA) as writer:
-            for table in rechunked(runs.merged(), ROW_GROUP_ROWS):
-                bounds.see_sorted(table)
-                column = pa.repeat(pa.scalar(seq, pa.int64()), table.num_rows)
-                table = table.append_column("seq", column)
-                table = table.select(STATS_SCHEMA.names).cast(STATS_SCHEMA)
-                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-            writer.add_key_value_metadata(
-                {
-                    **metadata,
-                    **stated_in_footer(),
-                    "atlas.rows": str(fingerprint.rows),
-                    "atlas.fingerprint": fingerprint.hex,
-                }
-            )
-        return FileFacts(
-            row_count=fingerprint.rows,
-            byte_size=path.stat().st_size,
-            sha256=file_sha256(path),
-            fingerprint=fingerprint.hex,
-            min_timestamp=bounds.min_timestamp,
-            max_timestamp=bounds.max_timestamp,
-            min_video_id=bounds.min_video_id,
-            max_video_id=bounds.max_video_id,
+    runs = encoded_runs(path.parent, merge_sorted, see, RUN_ROWS)
+    for batch in batches:
+        runs.add(pa.Table.from_batches([batch]))
+    with open_writer(path, STATS_SCHEMA) as writer:
+        for table in rechunked(runs.merged(), ROW_GROUP_ROWS):
+            bounds.see_sorted(table)
+            column = pa.repeat(pa.scalar(seq, pa.int64()), table.num_rows)
+            table = table.append_column("seq", column)
+            table = table.select(STATS_SCHEMA.names).cast(STATS_SCHEMA)
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata(
+            {
+                **metadata,
+                **stated_in_footer(),
+                "atlas.rows": str(fingerprint.rows),
+                "atlas.fingerprint": fingerprint.hex,
+            }
         )
+    return FileFacts(
+        row_count=fingerprint.rows,
+        byte_size=path.stat().st_size,
+        sha256=file_sha256(path),
+        fingerprint=fingerprint.hex,
+        min_timestamp=bounds.min_timestamp,
+        max_timestamp=bounds.max_timestamp,
+        min_video_id=bounds.min_video_id,
+        max_video_id=bounds.max_video_id,
+    )
 
 
 def read_back(store: ObjectStore, key: str, workdir: Path) -> tuple[Path, str] | None:
@@ -88,7 +84,7 @@ def read_back(store: ObjectStore, key: str, workdir: Path) -> tuple[Path, str] |
         return None
     path = workdir / "read-back.parquet"
     digest = hashlib.sha256()
-    with source, _disk_full_as_vault_full(path), path.open("wb") as copy:
+    with source, path.open("wb") as copy:
         while chunk := source.read(_COPY_BYTES):
             digest.update(chunk)
             copy.write(chunk)
@@ -180,18 +176,3 @@ class Bounds:
             if self.min_video_id is None:
                 self.min_video_id = table["video_id"][0].as_py()
             self.max_video_id = table["video_id"][-1].as_py()
-
-
-@contextlib.contextmanager
-def _disk_full_as_vault_full(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise VaultFull(
-            f"no space for a temporary file in {path.parent}: {free} bytes free",
-            path=str(path),
-            hint="free space or set ATLAS_HOME to a larger disk; nothing was lost",
-        ) from error

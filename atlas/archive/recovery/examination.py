@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import uuid
 from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,13 @@ _HOUR = 3_600_000_000
 
 #: What reading an object that is not whole, or not Atlas's, raises.
 NOT_WHOLE = (*UNDECODABLE, pa.ArrowException, EOFError, KeyError, ValueError)
+
+
+def raise_of_machine(error: BaseException) -> None:
+    """Raise again what says nothing of the bytes: this machine could not read or write (no space, too many
+    open files). Damage has no number, or is an offset that cannot be."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        raise error
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from atlas.errors import InvalidInput
+from atlas.errors import NO_SPACE, InvalidInput
 from atlas.importing.files.text import printable
 
 #: Layers of compression around one table.
@@ -138,6 +138,8 @@ def broken_as_input(name: str) -> Iterator[None]:
             f"cannot read {printable(name)}: it is broken", field="file", value=name
         ) from error
     except OSError as error:
+        if error.errno in NO_SPACE:
+            raise  # temporary files, not the input
         raise InvalidInput(
             f"cannot read {printable(name)}: {error.strerror or printable(str(error))[:80]}",
             field="file",

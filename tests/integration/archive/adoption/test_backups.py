@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from atlas.archive.export.slices import Run
+from atlas.archive.recovery import examination
 from atlas.archive.session import Steps
 from atlas.errors import EpochBehind, VerificationFailed, WrongVault
 from tests.support.histories import WEEK, History, in_order
@@ -31,6 +33,28 @@ async def test_what_was_archived_after_a_backup_is_taken_in(history: History) ->
     assert foreseen.epoch == report.epoch
     assert report.other is not None and report.other.epoch == 2 and report.other.host
     await in_order(history, {"keep@1": 0, "A@25": 1})
+
+
+async def test_a_machine_that_cannot_write_or_read_leaves_no_file_out(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their rows would be shown to nobody: a file that is left out is not looked at again."""
+    await history.write("A", 1)
+    await history.write("B", 2)
+    backup = await history.backup()
+    await history.archive("B", 3)
+    await history.put_back(backup)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for owner, name in ((examination.LaterRows, "add"), (examination.pq, "read_metadata")):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+            patch.setattr(owner, name, fail)
+            await history.archiver.adopt()
+    report = await history.archiver.adopt()
+    assert (report.files, report.skipped) == (1, ())
+    await in_order(history, {"A@1": 1, "B@1": 3})
 
 
 async def test_files_merged_and_deleted_after_a_backup_are_replaced_in_the_ledger(
