@@ -28,6 +28,8 @@ class Repository:
     """What `HfApi` and `HfFileSystem` do with one dataset; something may happen after a
     look at files, and before and after a commit."""
 
+    endpoint = "https://hub.invalid"
+
     def __init__(self) -> None:
         self.history: list[tuple[str, str, dict[str, bytes]]] = [("0", "initial", {})]
         self.looked: list[Any] = []
