@@ -10,6 +10,7 @@ from tests.model.epoch import begin_job
 from tests.model.replacing import appended_keys, mark_written, prove, put_record, rewrite
 from tests.model.rules import Site
 from tests.model.steps import Held, Job, Step, Transaction, fenced, look, put
+from tests.model.taking import put_erasure
 from tests.model.world import (
     GONE,
     LIVE,
@@ -58,7 +59,7 @@ def _bar(held: Held, video: str) -> Job[None]:
 def _erase(held: Held, video: str) -> Job[None]:
     known = yield look("known records", lambda world: (held.owner, video) in world.erasures)
     if held.site.rules.erasure_records and not known:
-        yield Step("put erasure", lambda world: [(_remembered(world, held.owner, video), None)])
+        yield put_erasure(held, video)
     if held.site.rules.flush_first:
         yield from _flush(video)
     yield from finish_left(held)
@@ -78,10 +79,6 @@ def _erase(held: Held, video: str) -> Job[None]:
 
     yield fenced("finish", held, finish)
     yield Step("returns", lambda world: [(_forgotten(world, video), None)])
-
-
-def _remembered(world: World, owner: int, video: str) -> World:
-    return world._replace(erasures=ordered([*world.erasures, (owner, video)]))
 
 
 def _forgotten(world: World, video: str) -> World:

@@ -55,6 +55,8 @@ class Rules:
     finish_slices: bool = True
     #: The vault remembers forgotten ids.
     erasure_records: bool = True
+    #: ... also ids that a dead erasure barred, before any job drops rows of theirs.
+    record_unfinished: bool = True
     #: Ids are barred before anything of theirs is deleted.
     bar_first: bool = True
     #: What waits on this machine is delivered before it is looked for.

@@ -128,6 +128,9 @@ RECOVERY = {
     "backup and an erasure": Scenario(
         _once(BACKUP, RESTORE, ARCHIVE, FORGET, ADOPT), before=(A, B)
     ),
+    "backup and an erasure that died": Scenario(
+        _once(RESTORE, COMPACT, FORGET, ADOPT), before=(A, B, ARCHIVE, A, ARCHIVE, BACKUP)
+    ),
     "backup of an archive": Scenario(_once(BACKUP, RESTORE, FORGET, ADOPT), before=(A, B, ARCHIVE)),
     "backup and removed videos": Scenario(
         {store("A"): 1, JANITOR: 2, **_once(BACKUP, RESTORE, ADOPT, GC)}

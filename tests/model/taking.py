@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tests.model.steps import Held, Job, Refused, Transaction, fenced, look
+from tests.model.steps import Held, Job, Refused, Step, Transaction, fenced, look
 from tests.model.world import (
     ASIDE,
     GONE,
@@ -90,9 +90,27 @@ def _read_erasures(held: Held) -> Job[None]:
     def bar(tx: Transaction) -> None:
         tx.set(bars=ordered([*tx.database.bars, *(Bar(video, False) for video in erased)]))
 
+    def unrecorded(world: World) -> tuple[str, ...]:
+        bars = held.database(world).bars
+        unfinished = (bar.video for bar in bars if not bar.erased)
+        return tuple(v for v in unfinished if (held.owner, v) not in world.erasures)
+
+    if held.site.rules.erasure_records and held.site.rules.record_unfinished:
+        for video in (yield look("unrecorded", unrecorded)):
+            yield put_erasure(held, video)
     erased = yield look("list erasures", unknown)
     if erased:
         yield fenced("bar recorded", held, bar)
+
+
+def put_erasure(held: Held, video: str) -> Step:
+    """The vault knows that the video is forgotten."""
+
+    def effect(world: World) -> list[tuple[World, None]]:
+        erasures = ordered([*world.erasures, (held.owner, video)])
+        return [(world._replace(erasures=erasures), None)]
+
+    return Step("put erasure", effect)
 
 
 def _condemned(world: World) -> frozenset[int]:

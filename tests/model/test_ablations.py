@@ -40,6 +40,7 @@ ABLATIONS = [
     ("keep_adopting_from", "backup, adopted twice", NOT_SHOWN),
     ("finish_slices", "backup within an archive", NOT_SHOWN),
     ("erasure_records", "backup and an erasure", "a forgotten video is shown"),
+    ("record_unfinished", "backup and an erasure that died", NOT_SHOWN),
     ("bar_first", "erasure", NOT_SHOWN),
     ("flush_first", "erasure of metrics", "rows of a forgotten video are kept"),
     ("one_owner", "two databases", NOT_SHOWN),

@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import atlas.archive.fencing.epoch as epoch
+import atlas.archive.maintenance.erasure as erasure
+from atlas.repositories.ledger.swap import Replacement
 from tests.support.histories import WEEK, History, in_order
 
 
@@ -43,6 +45,29 @@ async def test_a_forgotten_id_does_not_come_back_from_a_backup(history: History)
         assert report.forgotten == 1
         await history.write("B", 3, hour=2)
         await in_order(history, {"A@1": 1, "C@1": 3})
+
+
+async def test_what_a_dead_erasure_barred_is_recorded_before_any_job_drops_its_rows(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a backup would count a merged file in which they are missing, and not know why."""
+    await history.archive("A", 1)
+    await history.write("A", 2)
+    await history.archive("B", 3)
+    backup = await history.backup()
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(erasure, "record_erasure", die)
+        await history.archiver.forget(["B"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Replacement, "swap", die)
+        await history.archiver.compact()
+    await history.put_back(backup)
+    assert (await history.archiver.adopt()).forgotten == 1
+    await in_order(history, {"A@1": 2})
 
 
 async def test_a_forgotten_id_does_not_come_back_after_a_rebuild(history: History) -> None:
