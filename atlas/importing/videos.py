@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from atlas.importing.columns.last_known import last, numbered
 from atlas.importing.columns.rows import FACTS
 from atlas.importing.files.spool import Spool
 from atlas.repositories.base import CHUNK
+from atlas.repositories.ring.pages import RingReader
 from atlas.repositories.videos import Videos
 from atlas.repositories.watchlist import NewEntry, Watchlist
 from atlas.scheduling import AgePolicy
@@ -46,7 +47,7 @@ class VideoLoader:
     async def load(self, facts: pa.Table, tag_separator: str) -> None:
         """Write a batch of facts, one row a video (see `distinct`)."""
         for part in facts.to_batches(max_chunksize=CHUNK):
-            known = {name: part.column(name).to_pylist() for name in part.schema.names}
+            known = {name: _values(part.column(name)) for name in part.schema.names}
             facts = zip(*(known[name] for name in known if name != "born"), strict=True)
             news = [at for at, row in enumerate(facts) if self._is_news(row)]
             await self._load(known, news, tag_separator)
@@ -69,12 +70,13 @@ class VideoLoader:
             born.append(known["born"][at])
         policy = AgePolicy()
         async with self._database.transaction() as session:
+            seen = await RingReader(session).find(known["video_id"][at] for at in rows)
             repository = Videos(session)
-            await repository.upsert(videos, channels.values())
+            await repository.discover(videos, channels.values(), seen)
             now = await repository.now()
             tier = functools.cache(lambda moment: policy.tier(moment, now))
             # a video is at least as old as its first sample here
-            await Watchlist(session).add(
+            entries = (
                 NewEntry(
                     video.id,
                     tier(video.published_at or first or now),
@@ -82,6 +84,7 @@ class VideoLoader:
                 )
                 for video, first in zip(videos, born, strict=True)
             )
+            await Watchlist(session).add(entries, seen)
 
     def _is_news(self, row: tuple[object, ...]) -> bool:
         """Whether these facts were not written yet; when the video was first seen is none of them."""
@@ -144,6 +147,14 @@ def distinct(facts: pa.Table) -> pa.Table:
     }
     named = [name for name in facts.column_names if name in FACTS]
     return pa.table(made | {name: last(facts[name], codes, len(firsts)) for name in named})
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if column.type != MOMENT:
+        return list(column.to_pylist())
+    # by way of numpy six times as quick
+    moments = column.to_numpy(zero_copy_only=False).tolist()
+    return [moment and moment.replace(tzinfo=UTC) for moment in moments]
 
 
 def _channel(channel_id: str | None, title: str | None) -> Channel | None:

@@ -25,7 +25,7 @@ from atlas.repositories.channels import UPSERT_CHANNELS, checked_channels
 from atlas.repositories.hot.stats import INSERT_SAMPLES, RECORD_COLUMNS
 from atlas.repositories.leases import Leases, Queue, held, release
 from atlas.repositories.ledger.digests import not_erased
-from atlas.repositories.ring.pages import RingReader
+from atlas.repositories.ring.pages import Membership, RingReader
 from atlas.types import Channel, Sample, Video, VideoStatus, check_id, utc
 
 #: Work on a video that finishes once: each kind has its own batches, leases and fact.
@@ -266,12 +266,17 @@ class Videos(VideoReader):
         """`discover`, for who asks only how many were taken."""
         return (await self.discover(videos, channels)).videos
 
-    async def discover(self, videos: Iterable[Video], channels: Iterable[Channel] = ()) -> Taken:
+    async def discover(
+        self,
+        videos: Iterable[Video],
+        channels: Iterable[Channel] = (),
+        seen: Membership | None = None,
+    ) -> Taken:
         """Add videos and their channels, or add to what is known of them.
 
         What is not known (None, an empty title) never replaces what is, and a priority only rises.
-        Videos that were collected before are left out. A look at the ring, and one statement up to `CHUNK`
-        videos.
+        Videos that were collected before are left out. A look at the ring, unless it was ``seen`` for all
+        of them in this transaction, and one statement up to `CHUNK` videos.
         """
         video_list = [self._checked(video) for video in videos]
         priority = {video.id: 0 for video in video_list}
@@ -287,17 +292,20 @@ class Videos(VideoReader):
         ]
         known_channels = checked_channels(channels)
         if max(len(unique), len(known_channels)) <= CHUNK:
-            return await self._upsert(unique, known_channels)
+            return await self._upsert(unique, known_channels, seen)
         for channel_part in chunks(known_channels):
-            await self._upsert((), channel_part)
-        taken = [await self._upsert(part, ()) for part in chunks(unique)]
+            await self._upsert((), channel_part, seen)
+        taken = [await self._upsert(part, (), seen) for part in chunks(unique)]
         return Taken(
             sum(part.videos for part in taken), [new for part in taken for new in part.new]
         )
 
-    async def _upsert(self, videos: Sequence[Video], channels: Iterable[Channel]) -> Taken:
+    async def _upsert(
+        self, videos: Sequence[Video], channels: Iterable[Channel], seen: Membership | None
+    ) -> Taken:
         ring = RingReader(self.session)
-        seen = await ring.find(video.id for video in videos)
+        if seen is None:
+            seen = await ring.find(video.id for video in videos)
         values = {
             "videos": as_json(videos),
             "channels": as_json(channels),

@@ -15,7 +15,7 @@ from atlas.repositories.hot.stats import COUNTER_COLUMNS, INSERT_SAMPLES
 from atlas.repositories.leases import Head, Leases, Queue, held, release
 from atlas.repositories.ledger.digests import not_erased
 from atlas.repositories.ring.page import KNOWN
-from atlas.repositories.ring.pages import RingReader
+from atlas.repositories.ring.pages import Membership, RingReader
 from atlas.repositories.ring.parking import Parking
 from atlas.tables.sample import WATCHED
 from atlas.types import TrackingTier, check_id, utc
@@ -271,8 +271,11 @@ class Watchlist(WatchlistReader):
         self.added: list[str] = []
         self.tier_changes: list[TierChange] = []
 
-    async def add(self, entries: Iterable[NewEntry]) -> int:
-        """Add videos that are not there yet; those that are stay as they are. Returns how many came in."""
+    async def add(self, entries: Iterable[NewEntry], seen: Membership | None = None) -> int:
+        """Add videos that are not there yet; those that are stay as they are. Returns how many came in.
+
+        ``seen``: what the ring knew of all of them, found in this transaction.
+        """
         added = 0
         unique = {check_id(entry.video_id): entry for entry in entries}
         for entry in unique.values():
@@ -280,12 +283,13 @@ class Watchlist(WatchlistReader):
                 if (moment := getattr(entry, field)) is not None:
                     utc(moment, field=field)
         for part in chunks([unique[video_id] for video_id in sorted(unique)]):
-            added += await self._add(part)
+            added += await self._add(part, seen)
         return added
 
-    async def _add(self, entries: Sequence[NewEntry]) -> int:
+    async def _add(self, entries: Sequence[NewEntry], seen: Membership | None) -> int:
         ring = RingReader(self.session)
-        seen = await ring.find(entry.video_id for entry in entries)
+        if seen is None:
+            seen = await ring.find(entry.video_id for entry in entries)
         parked = seen.sampled
         new = [entry for entry in entries if entry.video_id not in parked]
         rows = await self.session.execute(_ADD, {"entries": as_json(new)})
