@@ -274,7 +274,9 @@ def _times(cells: pa.Array | None, plan: Plan, count: int) -> _Column:
     if cells is None:
         found = _Column(pa.nulls(count, MOMENT))
     else:
-        found = _quick_times(cells, plan) or _moments(cells, lambda one: _in_range(one, plan))
+        found = _quick_times(cells, plan) or _each(
+            cells, lambda one: None if values.unknown(one) else _in_range(one, plan), MOMENT
+        )
     if plan.fixed_time is not None:
         empty = pc.and_(pc.is_null(found.values), pc.invert(pa.array(found.failed())))
         fixed = pa.scalar(plan.fixed_time, MOMENT)

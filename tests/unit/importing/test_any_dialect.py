@@ -138,8 +138,13 @@ def test_the_quick_way_for_whole_columns_reads_what_the_slow_one_does(
 
     plan = Plan(None, reader(Survey()), reader(Survey()), datetime(2030, 1, 1, tzinfo=UTC))  # type: ignore[arg-type]  # not asked
     column = pa.array(cells, pa.string())
-    quick = rows_module._quick_times(column, plan)
-    slow = rows_module._moments(column, lambda one: rows_module._in_range(one, plan))
-    if quick is not None:
-        assert quick.values.equals(slow.values)
-        assert slow.reasons is None
+    found = rows_module._times(column, plan, len(cells))
+    read: list[datetime | None] = []
+    for one in cells:
+        try:
+            read.append(None if one is None else rows_module._in_range(one, plan))
+        except ValueError:
+            read.append(None)
+    assert found.values.to_pylist() == read
+    lost = [cell is not None and moment is None for cell, moment in zip(cells, read, strict=True)]
+    assert found.failed().tolist() == lost

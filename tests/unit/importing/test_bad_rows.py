@@ -125,3 +125,12 @@ def test_too_many_bad_rows_end_an_import_before_it_writes(tmp_path: Path) -> Non
             understand(path, max_bad=most)
     for most in ("1", "50%"):
         assert understand(path, max_bad=most).report.bad == 1
+
+
+@pytest.mark.parametrize("time", ["2099-01-01", "1969-12-31"])
+def test_a_time_out_of_range_is_bad_also_where_all_are_written_alike(
+    tmp_path: Path, time: str
+) -> None:
+    found = understand(written(tmp_path, f"id,date,views\n{ID},2026-01-15,1\n{OTHER},{time},2\n"))
+    assert found.samples == {(ID, DAY): (1, None, None)}
+    assert (found.report.good, found.report.bad) == (1, 1)
