@@ -24,6 +24,8 @@ _ROUTES = EventRoute.metadata.tables[EventRoute.__tablename__]
 
 #: The first pause in seconds, and the longest; each one that a failed probe follows is twice as long.
 FIRST_PAUSE, LONGEST_PAUSE = 5, 300
+#: Shorter by chance, never longer: who is back gets all that waits within `LONGEST_PAUSE`.
+_BY_CHANCE = "(0.95 - random() * 0.15)"
 #: An endpoint that has failed for so long is disabled.
 PATIENCE = "interval '5 days'"
 
@@ -173,7 +175,7 @@ class EventEndpoints:
         return await self._change(
             "state = 'paused', pause_seconds = CAST(:first AS integer), failing_since = clock_timestamp(), "
             "paused_until = clock_timestamp() + make_interval(secs => "
-            "coalesce(CAST(:seconds AS float8), CAST(:first AS integer) * (1 + random() / 5)))",
+            f"coalesce(CAST(:seconds AS float8), CAST(:first AS integer) * {_BY_CHANCE}))",
             "state = 'active'",
             id=endpoint_id,
             seconds=seconds,
@@ -211,7 +213,7 @@ class EventEndpoints:
                     changed_at = clock_timestamp(),
                     paused_until = clock_timestamp() + make_interval(secs => coalesce(
                         CAST(:seconds AS float8),
-                        least(pause_seconds * 2, CAST(:longest AS integer)) * (1 + random() / 5)))
+                        least(pause_seconds * 2, CAST(:longest AS integer)) * {_BY_CHANCE}))
                 WHERE id = :id AND state = 'paused' AND probe = :probe RETURNING state
                 """),
             {

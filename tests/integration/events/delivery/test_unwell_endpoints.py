@@ -96,6 +96,25 @@ async def test_retry_after_is_honoured(
     assert 900 < await scalar(database, query) <= 1000
 
 
+async def test_no_pause_is_longer_than_who_is_back_may_wait(
+    bus: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    server.script(Reply(503))
+    await bus.emit("a")
+    await bus.drain()
+    longest = (
+        "SELECT bool_and(extract(epoch FROM paused_until - changed_at) <= 0.96 * pause_seconds) "
+        "FROM event_endpoints WHERE state = 'paused'"
+    )
+    assert await scalar(database, longest)
+    await execute(database, "UPDATE event_endpoints SET pause_seconds = 200")
+    for _ in range(10):  # each by chance
+        await end_pause(database)
+        await bus.deliver_pending()
+        assert (await endpoint(bus)).pause_seconds == 300
+        assert await scalar(database, longest)
+
+
 @pytest.mark.parametrize("value", ["1e400", "-5", "nan", "Mon, 99 Foo 99999 99:99:99 GMT", "\x80"])
 async def test_no_retry_after_stops_the_delivery_to_others(
     quiet: EventBus, database: Database, server: LoopbackServer, value: str
