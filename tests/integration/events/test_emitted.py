@@ -17,12 +17,15 @@ from atlas.db import Database, db
 from atlas.errors import QuotaExhausted
 from atlas.events import Event, bus_of, events
 from atlas.events.catalogue import CATALOGUE
+from atlas.ingest import record_samples
 from atlas.janitor import Janitor
 from atlas.keys import HydraExecutor, KeyRing
 from atlas.keys.accounting.sharing import default_accounts
 from atlas.scheduling import Work
 from atlas.types import SearchStatus
 from atlas.vault import LocalVault
+from tests.support.samples import samples
+from tests.support.servers.postgres import Server
 from tests.support.servers.quota_api import QuotaAPI, raise_as_agents_do
 from tests.support.sql import execute, fetch
 
@@ -200,6 +203,7 @@ async def test_what_is_put_into_quarantine_reaches_handlers(
 
 
 KEYS = [f"AIzaSyFakeFakeFakeFakeFakeFakeFakeEvent{n}" for n in range(2)]
+DEAD = "AIzaSyFakeFakeFakeFakeFakeFakeFakeEvent9"
 LIMITS = {"general": 1, "search": 1}
 
 
@@ -221,6 +225,7 @@ async def test_spent_keys_and_pools_are_told_to_handlers_of_the_default_bus(
 
     accounts = default_accounts()
     members = [ApiKey(key, project) for key, project in zip(KEYS, ("a", "b"), strict=True)]
+    members.append(ApiKey(DEAD, "c"))  # which Google does not know
     # somebody else has used the first project up
     api.answer("videos", KEYS[0])
     executor = HydraExecutor(
@@ -238,9 +243,38 @@ async def test_spent_keys_and_pools_are_told_to_handlers_of_the_default_bus(
         events.off(handler)
         await db.close()
     types = {event.event_type for event in heard}
-    assert {"hydra.key_rotated", "hydra.pool_exhausted"} <= types
+    assert types == {"hydra.key_disabled", "hydra.key_rotated", "hydra.pool_exhausted"}
     told = await emitted(database, "hydra")
     assert [name for name, _, _ in told].count("hydra.pool_exhausted") == 1
     assert {name for name, _, _ in told} == types
+    (dead,) = [facts for name, _, facts in told if name == "hydra.key_disabled"]
+    assert (dead["key"], dead["agent"]) == (f"\N{HORIZONTAL ELLIPSIS}{DEAD[-4:]}", "agent")
     assert {entity for _, entity, _ in told} == {"hunting"}
-    assert not [key for key in KEYS if key in str(told)]
+    assert not [key for key in (*KEYS, DEAD) if key in str(told)]
+
+
+async def test_spans_that_are_let_go_of_and_a_ledger_that_is_rebuilt_are_told(
+    database: Database, postgres_server: Server, migrated_template: str, tmp_path: Path
+) -> None:
+    vault = LocalVault(tmp_path / "vault")
+    archiver, rows = Archiver(database, vault), samples(times=30)
+    await record_samples(database, rows)
+    await archiver.run(timedelta(days=7))
+    assert (await archiver.release()).pins == 0  # nothing was restored: nothing to tell
+    first = min(row.timestamp for row in rows)
+    await archiver.restore(first, first + timedelta(hours=6))
+    released = await archiver.release()
+    told = [one for one in await emitted(database, "archive") if one[0] == "archive.released"]
+    facts = {"spans": released.pins, "rows": released.rows, "kept": released.kept}
+    assert told == [("archive.released", None, facts)]
+    assert released.rows > 0
+
+    url = postgres_server.create(migrated_template)
+    other = Database(url)
+    rebuilt = await Archiver(other, vault).rebuild()
+    facts = {"epoch": rebuilt.epoch, "files": rebuilt.files, "rows": rebuilt.rows}
+    told = [one for one in await emitted(other, "archive") if one[0] == "archive.rebuilt"]
+    assert told == [("archive.rebuilt", None, facts)]
+    assert rebuilt.rows == len(rows)
+    await other.close()
+    postgres_server.drop(url)
