@@ -15,6 +15,7 @@ import ipaddress
 import os
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ __all__ = ["Answer", "Client", "check_url", "client", "is_public", "retry_after"
 BODY_LIMIT = 65_536
 #: Longest wait that a ``Retry-After`` is granted, in seconds.
 LONGEST_WAIT = 86_400.0
+#: The environment is asked for an address's proxy so often, in seconds.
+PROXY_SECONDS = 1.0
 
 #: What `getproxies` looks at for http and https.
 _PROXIES = tuple(
@@ -57,7 +60,7 @@ class _PrivateAddress(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server said: header names in small letters, at most `BODY_LIMIT` bytes of body."""
+    """What the server said: headers whatever the case of their names, at most `BODY_LIMIT` bytes of body."""
 
     status: int
     headers: Mapping[str, str]
@@ -77,6 +80,7 @@ class Client:
     ) -> None:
         self._session, self._proxied = session, proxied
         self._allow_private = allow_private
+        self._proxies: dict[str, tuple[float, str | None]] = {}
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """POST ``body`` and return the answer, whatever its status.
@@ -87,7 +91,7 @@ class Client:
         import aiohttp
 
         try:
-            proxy = proxy_of(url)
+            proxy = self._proxy_of(url)
             if proxy is not None and not self._allow_private:
                 _judge_name(url)
             session = self._session if proxy is None else self._proxied
@@ -99,8 +103,7 @@ class Client:
                     content += chunk
                     if len(content) >= BODY_LIMIT:
                         break
-                names = {name.lower(): value for name, value in response.headers.items()}
-                return Answer(response.status, names, bytes(content[:BODY_LIMIT]))
+                return Answer(response.status, response.headers, bytes(content[:BODY_LIMIT]))
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             if _is_private(error):
                 raise Unavailable(
@@ -111,6 +114,13 @@ class Client:
         except Exception as error:
             # a host name that IDNA refuses, a header that cannot be sent: never another delivery's trouble
             raise Unavailable(f"cannot be sent: {type(error).__name__}") from None
+
+    def _proxy_of(self, url: str) -> str | None:
+        now = time.monotonic()
+        known = self._proxies.get(url)
+        if known is None or now - known[0] > PROXY_SECONDS:
+            known = self._proxies[url] = (now, proxy_of(url))
+        return known[1]
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import BigInteger, DateTime, Text, column, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -27,6 +27,12 @@ _APPEND = text(
     "SELECT event_seq, event_at, failure, detail FROM atlas_emit("
     "CAST(:ids AS uuid[]), CAST(:types AS text[]), CAST(:entities AS text[]), "
     "CAST(:payloads AS text[]))"
+).columns(
+    # what is declared SQLAlchemy works out once, not for each emit
+    column("event_seq", BigInteger),
+    column("event_at", DateTime(timezone=True)),
+    column("failure", Text),
+    column("detail", Text),
 )
 
 _COLUMNS = "id, seq, event_type, entity_id, payload, created_at"
