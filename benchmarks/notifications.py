@@ -99,7 +99,7 @@ async def hidden_limit() -> list[Result]:
 async def same_errors(database: Database) -> list[Result]:
     with discord_server() as (server, discord):
         said = await children(database, server, "same", 125)
-        announced = len(discord.embeds)
+        early = len(discord.embeds)
         async with database.transaction() as session:
             await session.execute(text("UPDATE error_groups SET digest_at = now()"))
         await make_notifier(server, database).digests()
@@ -111,7 +111,8 @@ async def same_errors(database: Database) -> list[Result]:
             await session.execute(text("TRUNCATE error_groups"))
     # the digest: who has one to send, and a slot of the webhook
     statements = sum(int(one.split()[1]) for one in said) + 2
-    assert (groups, announced) == (1, 1), (groups, announced)
+    # on a busy machine the five seconds at exit may be too short to announce it: the digest does then
+    assert groups == 1 and early <= 1 <= messages, (groups, early, messages)
     return [
         at_least("1,000 same in 8 processes: counted", int(count), 1_000),
         at_most("1,000 same: messages with the digest", messages, 2),

@@ -30,20 +30,21 @@ def announcement(tally: Tally, announced: Announced) -> dict[str, Any]:
     }
 
 
-def summary(tallies: Sequence[Tally]) -> dict[str, Any]:
-    """The new groups that came too fast to be announced one by one."""
-    shown = [f"{one.kind} in {one.place}: {one.message[:80]}" for one in tallies[:_GROUPS]]
+def summary(groups: Sequence[Tally | Digest], what: str = "new kinds of errors") -> dict[str, Any]:
+    """The groups that came too fast to be announced one by one."""
+    shown = [f"{one.kind} in {one.place}: {one.message[:80]}" for one in groups[:_GROUPS]]
     return {
-        "title": f"{len(tallies)} more new kinds of errors",
+        "title": f"{len(groups)} more {what}",
         "description": "\n".join([*shown, "`atlas errors list` shows all"]),
         "level": AlertLevel.CRITICAL,
     }
 
 
 def digest(grown: Digest) -> dict[str, Any]:
-    """A group that was announced, and has grown."""
+    """A group that has grown since it was announced, or was not: who was to do it died, or could not."""
+    prefix = f"{grown.more} more: " if grown.more < grown.count else ""
     return {
-        "title": f"{grown.more} more: {grown.kind} in {grown.place}",
+        "title": f"{prefix}{grown.kind} in {grown.place}",
         "description": grown.message,
         "level": grown.level,
         "fields": {

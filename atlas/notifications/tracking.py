@@ -163,8 +163,10 @@ class Tracker:
     async def digests(self) -> int:
         """See `Notifier.digests`."""
         due = await self._shared.run(lambda session: ErrorGroups(session).digests()) or []
-        for one in due:
+        for one in due[:_NEW_A_MINUTE]:
             await self._send(**digest(one))
+        if rest := due[_NEW_A_MINUTE:]:
+            await self._send(**summary(rest, "kinds of errors that go on"))
         return len(due)
 
     def _capture(
@@ -268,7 +270,8 @@ class Tracker:
             self._summary_at = now + 60
             if await self._granted("summary", 1, 1) != 0:
                 tallies, self._unannounced = self._unannounced, []
-                await self._announce_many(tallies)
+                if await self._send(**summary(tallies)):
+                    await self._confirm({one.fingerprint: one.count for one in tallies})
         if now >= self._digest_at:
             self._digest_at = now + _DIGEST_EVERY if await self.digests() else math.inf
 
@@ -284,6 +287,7 @@ class Tracker:
         if new:
             granted = await self._granted("new", new, _NEW_A_MINUTE)
             room = room if granted is None else min(room, granted)
+        sent: dict[str, int] = {}
         for one in announced:
             tally = by_mark[one.fingerprint]
             if one.reason == "new":
@@ -293,7 +297,9 @@ class Tracker:
                 room -= 1
                 self._new_times.append(now)
             self._digest_at = min(self._digest_at, now + _DIGEST_AFTER)
-            await self._announce(tally, one)
+            if await self._send(**announcement(tally, one)):
+                sent[one.fingerprint] = one.count
+        await self._confirm(sent)
         self._forward(tallies)
 
     def _forward(self, tallies: list[Tally]) -> None:
@@ -327,11 +333,10 @@ class Tracker:
                     announced.append(Announced(tally.fingerprint, "new", tally.count))
         return announced
 
-    async def _announce(self, tally: Tally, announced: Announced) -> None:
-        await self._send(**announcement(tally, announced))
-
-    async def _announce_many(self, tallies: list[Tally]) -> None:
-        await self._send(**summary(tallies))
+    async def _confirm(self, counts: Mapping[str, int]) -> None:
+        """Store what was announced: what is not, the next digest tells."""
+        if counts:
+            await self._shared.run(lambda session: ErrorGroups(session).confirm(counts))
 
     async def _granted(self, name: str, wanted: int, most: int) -> int | None:
         return await self._shared.run(lambda session: Lanes(session).grant(name, wanted, most))

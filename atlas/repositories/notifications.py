@@ -51,11 +51,12 @@ _GRANT = text("""
     """)
 
 # Who makes a group, or makes it open again, or comes first after a digest was due, is elected by the row's
-# lock: one of all processes announces it.
+# lock: one of all processes announces it. `announced` grows when that was sent: if the process dies before,
+# the first digest tells people.
 _ADD = text("""
     INSERT INTO error_groups AS g (fingerprint, algorithm, kind, place, message, level, stack, context,
                                    count, announced, announced_as, digest_at)
-    SELECT fingerprint, algorithm, kind, place, message, level, stack, context, count, count, 'new',
+    SELECT fingerprint, algorithm, kind, place, message, level, stack, context, count, 0, 'new',
            now() + interval '5 minutes'
     FROM jsonb_to_recordset(CAST(:tallies AS jsonb)) AS t (
         fingerprint text, algorithm smallint, kind text, place text, message text, level text,
@@ -67,12 +68,21 @@ _ADD = text("""
         message = excluded.message, stack = excluded.stack, context = excluded.context,
         state = CASE g.state WHEN 'resolved' THEN 'open' ELSE g.state END,
         announced_as = CASE WHEN g.state = 'resolved' THEN 'regression' END,
-        announced = CASE WHEN g.state = 'resolved' THEN g.count + excluded.count ELSE g.announced END,
         digest_at = CASE WHEN g.state = 'resolved' OR g.digest_at IS NULL
             THEN now() + CASE WHEN g.state = 'resolved' THEN interval '5 minutes'
                               ELSE interval '1 hour' END
             ELSE g.digest_at END
     RETURNING fingerprint, announced_as, count
+    """)
+_CONFIRM = text("""
+    WITH sent AS MATERIALIZED (
+        SELECT g.fingerprint, s.count FROM error_groups g
+        JOIN unnest(CAST(:fingerprints AS text[]), CAST(:counts AS bigint[])) AS s (fingerprint, count)
+            USING (fingerprint)
+        ORDER BY g.fingerprint FOR UPDATE OF g
+    )
+    UPDATE error_groups g SET announced = greatest(g.announced, sent.count)
+    FROM sent WHERE g.fingerprint = sent.fingerprint
     """)
 _DIGEST = text("""
     WITH due AS MATERIALIZED (
@@ -131,7 +141,7 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A group that was announced, and ``more`` errors since."""
+    """A group, and ``more`` errors than were announced: all of them where its announcement was lost."""
 
     fingerprint: str
     kind: str
@@ -203,6 +213,11 @@ class ErrorGroups(Repository):
             # the insert's own word is left in the row, until the next errors clear it
             if reason is not None
         ]
+
+    async def confirm(self, counts: Mapping[str, int]) -> None:
+        """These were announced, with so many errors each."""
+        values = {"fingerprints": list(counts), "counts": list(counts.values())}
+        await self.session.execute(_CONFIRM, values)
 
     async def digests(self) -> list[Digest]:
         """Groups whose digest is due and that have grown; each is given to one caller only."""

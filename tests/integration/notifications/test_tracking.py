@@ -16,10 +16,10 @@ from pydantic import SecretStr
 from atlas.config import Settings
 from atlas.db import Database
 from atlas.notifications import AlertLevel, Notifier
-from atlas.repositories.notifications import ErrorGroups, Lanes
+from atlas.repositories.notifications import ErrorGroups, Lanes, Tally
 from tests.support.cli import Run
 from tests.support.servers.discord import Discord
-from tests.support.servers.http import LoopbackServer, loopback_server
+from tests.support.servers.http import LoopbackServer, Reply, loopback_server
 from tests.support.sql import execute, fetch, scalar
 
 
@@ -65,6 +65,36 @@ async def test_many_errors_of_one_kind_are_one_message_and_an_exact_count(
     assert sum(await asyncio.gather(*(one.digests() for one in notifiers))) == 1
     assert await notifiers[0].digests() == 0
     assert discord.embeds[-1]["title"].startswith(f"{300 - group['announced']} more: ValueError")
+
+
+async def test_a_group_whose_announcement_was_lost_is_told_by_the_digest(
+    database: Database, server: LoopbackServer, discord: Discord
+) -> None:
+    server.respond = lambda request: Reply(404)
+    lost = make_notifier(server, database)
+    await lost.capture(error("first"))
+    assert await scalar(database, "SELECT announced FROM error_groups") == 0
+    server.respond = discord
+    await execute(database, "UPDATE error_groups SET digest_at = now()")
+    await execute(database, "TRUNCATE notification_lanes")
+    assert await make_notifier(server, database).digests() == 1
+    [embed] = discord.embeds
+    assert embed["title"].startswith("ValueError in ")
+    assert await lost.digests() == 0
+
+
+async def test_a_hundred_digests_at_once_are_eleven_messages(
+    database: Database, server: LoopbackServer, discord: Discord
+) -> None:
+    tallies = [Tally(f"kind {n}", 1, "ValueError", "x", "", "ERROR", "", {}, 2) for n in range(100)]
+    async with database.transaction() as session:
+        assert len(await ErrorGroups(session).add(tallies)) == 100
+        await ErrorGroups(session).confirm({one.fingerprint: 1 for one in tallies})
+    await execute(database, "UPDATE error_groups SET digest_at = now()")
+    assert await make_notifier(server, database).digests() == 100
+    titles = [embed["title"] for embed in discord.embeds]
+    assert len(titles) == 11 and titles[-1] == "90 more kinds of errors that go on"
+    assert titles[0].startswith("1 more: ")
 
 
 async def test_a_resolved_group_that_comes_back_is_a_regression_and_a_muted_one_is_silent(

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from atlas.config import Settings
 from atlas.notifications.message import plain
-from atlas.redaction import Redactor, secrets_of
+from atlas.redaction import MARGIN, Redactor, secrets_of
 
 SECRETS = {
     "database_url": "postgresql://atlas:p%40ss-w0rd!x@db.example/atlas",
@@ -120,6 +120,15 @@ def test_no_part_of_a_secret_is_left_where_a_text_is_cut(
         f"key={'k' * 9} " * masked + "x" * max(0, 100 - 14 * masked - shift) + secret + "y" * 9_000
     )
     assert secret[:8] not in redactor(text, 100)
+
+
+@pytest.mark.parametrize("secret", PLANTED)
+def test_no_part_of_a_secret_comes_forward_where_what_stands_before_it_is_masked(
+    secret: str,
+) -> None:
+    for seen in range(8, len(secret)):
+        before = f"key={'k' * (100 + MARGIN - 5 - seen)} "
+        assert secret[:8] not in redactor(before + secret + "y" * 9_000, 100)
 
 
 @pytest.mark.parametrize("part", ["a.", "a_", "a://b:", "key=", "-----BEGIN ", "\\", "bearer "])
