@@ -51,6 +51,16 @@ class Result:
         )
 
 
+def at_most(what: str, found: float, most: float, unit: str = "s") -> Result:
+    """A figure that has a bound of its own, beside nothing."""
+    return Result(what, found, "at most", most, unit, 1.0, most=True)
+
+
+def part(values: list[float], share: float) -> float:
+    """The value that so large a share of ``values`` does not pass."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
 class Stopwatch:
     seconds = 0.0
 
