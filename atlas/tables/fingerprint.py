@@ -56,6 +56,11 @@ class Fingerprint:
             self._sum = (self._sum + int(hashes.sum(dtype=np.uint64))) & _MASK
         self.rows += batch.num_rows
 
+    def add(self, part: Fingerprint) -> None:
+        """Add the rows of another fingerprint of the same columns."""
+        self._sum = (self._sum + part.value) & _MASK
+        self.rows += part.rows
+
     @property
     def value(self) -> int:
         """The fingerprint as a number: those of parts add up, modulo 2**64, to that of the whole."""

@@ -170,6 +170,17 @@ class Bounds:
             self.min_timestamp = min(self.min_timestamp or found["min"], found["min"])
             self.max_timestamp = max(self.max_timestamp or found["max"], found["max"])
 
+    def add(self, later: Bounds) -> None:
+        """Widen the bounds by those of rows that come after."""
+        both = (self.min_timestamp, self.max_timestamp, later.min_timestamp, later.max_timestamp)
+        moments = [one for one in both if one is not None]
+        self.min_timestamp, self.max_timestamp = min(moments, default=None), max(
+            moments, default=None
+        )
+        if self.min_video_id is None:
+            self.min_video_id = later.min_video_id
+        self.max_video_id = later.max_video_id or self.max_video_id
+
     def see_sorted(self, table: pa.Table | pa.RecordBatch) -> None:
         """Take the id bounds from tables that come in order."""
         if table.num_rows:

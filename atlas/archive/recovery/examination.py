@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import threading
 import uuid
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +29,8 @@ from atlas.tables.sample import stated_columns
 from atlas.types import Dataset, ObjectStore
 from atlas.vault.owners import digest
 
+#: Threads that read a file at most; each holds some row groups' rows.
+_READERS = 4
 #: Microseconds.
 _HOUR = 3_600_000_000
 
@@ -70,6 +74,7 @@ class LaterRows:
         self._path: Path | None = None
         self._file: Any = None
         self._writer: Any = None
+        self._adding = threading.Lock()
 
     def begin(self, folder: Path) -> None:
         """Start anew; what is added lies in ``folder``."""
@@ -78,11 +83,12 @@ class LaterRows:
         self._path.unlink(missing_ok=True)
 
     def add(self, rows: pa.Table) -> None:
-        """Keep some rows."""
-        if self._writer is None:
-            self._file = pa.OSFile(str(self._path), "wb")
-            self._writer = pa.ipc.new_stream(self._file, rows.schema)
-        self._writer.write_table(rows)
+        """Keep some rows. Safe from any thread."""
+        with self._adding:
+            if self._writer is None:
+                self._file = pa.OSFile(str(self._path), "wb")
+                self._writer = pa.ipc.new_stream(self._file, rows.schema)
+            self._writer.write_table(rows)
 
     def close(self) -> None:
         """All are added. Repeatable."""
@@ -99,7 +105,7 @@ class LaterRows:
 
 @dataclass(slots=True)
 class Sieve:
-    """What is looked for in the rows of a file, and was found there.
+    """What is looked for in the rows of a file, and was found there. Safe from any thread.
 
     Ids that are ``forgotten`` or that have one of the ``digests``; the keys of rows whose ``seq`` is that of
     a slice above ``since``, in the ``hot_hours``: hours since 1970 in which there are hot rows.
@@ -164,7 +170,7 @@ def examine(store: ObjectStore, key: str, folder: Path, sieve: Sieve) -> FoundFi
                 sieve.see_ids(rows[table.video_column])
             facts = facts_of_rows(rows, table, path, sha256)
         else:
-            facts = _facts_of_samples(file, path, sha256, sieve)
+            facts = _facts_of_samples(path, sha256, sieve)
     if (facts.row_count, facts.fingerprint) != (footer.rows, footer.fingerprint):
         raise ValueError("its rows do not match its footer")
     return FoundFile(footer.new, facts, finished)
@@ -191,17 +197,29 @@ def _footer(metadata: dict[bytes, bytes], key: str, vault: str) -> Footer:
     )
 
 
-def _facts_of_samples(file: pq.ParquetFile, path: Path, sha256: str, sieve: Sieve) -> FileFacts:
-    samples, bounds = Fingerprint(stated_columns(file.metadata.metadata or {})), Bounds()
-    with (
-        contextlib.closing(_ahead(file.iter_batches(batch_size=ROW_GROUP_ROWS))) as batches,
-        contextlib.closing(sieve.later),
-    ):
-        for batch in batches:
-            samples.update(batch)
-            bounds.see(batch)
-            bounds.see_sorted(batch)
-            sieve.see(batch)
+def _facts_of_samples(path: Path, sha256: str, sieve: Sieve) -> FileFacts:
+    """What the rows say: a thread for each part of the file, since fingerprints of parts add up."""
+    metadata = pq.read_metadata(path)
+    columns = stated_columns(metadata.metadata or {})
+
+    def look(groups: range) -> tuple[Fingerprint, Bounds]:
+        samples, bounds = Fingerprint(columns), Bounds()
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROW_GROUP_ROWS, row_groups=groups, use_threads=False):
+                samples.update(batch)
+                bounds.see(batch)
+                bounds.see_sorted(batch)
+                sieve.see(batch)
+        return samples, bounds
+
+    count = metadata.num_row_groups
+    step = max(1, -(-count // min(_READERS, os.cpu_count() or 1)))
+    parts = [range(count)[at : at + step] for at in range(0, count, step)]
+    samples, bounds = Fingerprint(columns), Bounds()
+    with contextlib.closing(sieve.later), ThreadPoolExecutor(_READERS) as readers:
+        for some, their_bounds in readers.map(look, parts):
+            samples.add(some)
+            bounds.add(their_bounds)
     return FileFacts(
         samples.rows,
         path.stat().st_size,
@@ -212,15 +230,6 @@ def _facts_of_samples(file: pq.ParquetFile, path: Path, sha256: str, sieve: Siev
         bounds.min_video_id,
         bounds.max_video_id,
     )
-
-
-def _ahead(batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
-    """The same batches; the next one is decoded in a thread while its predecessor is worked on."""
-    with ThreadPoolExecutor(1) as decoder:
-        coming = decoder.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = decoder.submit(next, batches, None)
-            yield batch
 
 
 def ids_in(store: ObjectStore, key: str, column: str, sieve: Sieve) -> None:
