@@ -21,7 +21,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from atlas.config import get_settings
-from atlas.db import embedded, sessions
+from atlas.db import sessions
+from atlas.db.connecting import configured_target, connect_arguments
 from atlas.db.errors import translate
 from atlas.db.url import Target, translate_url
 from atlas.errors import AtlasError, ConfigurationError
@@ -161,16 +162,7 @@ class Database:
     async def _target(self) -> Target:
         if self._url is not None:
             return translate_url(self._url)
-        settings = get_settings()
-        if settings.database_url is not None:
-            return translate_url(settings.database_url.get_secret_value())
-        if not settings.throwaway:
-            raise ConfigurationError(
-                "DATABASE_URL is not set",
-                hint="set DATABASE_URL=postgresql://user:password@host:5432/database, "
-                "or ENV=dev for an embedded PostgreSQL",
-            )
-        return translate_url(await asyncio.to_thread(embedded.start, settings.atlas_home))
+        return await configured_target()
 
     def _open(self, loop: asyncio.AbstractEventLoop, target: Target) -> _Pool:
         engine = create_async_engine(
@@ -260,10 +252,7 @@ class _Pool:
 
 def _engine_options(target: Target, overrides: dict[str, Any]) -> dict[str, Any]:
     settings = get_settings()
-    arguments: dict[str, Any] = {**target.asyncpg}
-    if not target.has_application_name:
-        # a start-up parameter that PgBouncer takes; it refuses most others
-        arguments["server_settings"] = {"application_name": "atlas"}
+    arguments = connect_arguments(target)
     # text as it is in JSON: a server whose encoding is SQL_ASCII refuses \u escapes
     plain_json = functools.partial(json.dumps, ensure_ascii=False)
     options: dict[str, Any] = {
@@ -273,13 +262,10 @@ def _engine_options(target: Target, overrides: dict[str, Any]) -> dict[str, Any]
         "isolation_level": "READ COMMITTED",
     }
     if settings.database_pool_mode == "transaction":
-        # the pooler gives each transaction another server connection: nothing may be prepared for
-        # later, and names must not meet
+        # what SQLAlchemy prepares is not for later either, and names must not meet
         arguments |= {
-            "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": lambda: f"__atlas_{uuid.uuid4().hex}__",
-            "connection_class": sessions.PooledConnection,
         }
     if "poolclass" not in overrides:
         options |= {

@@ -12,3 +12,10 @@ def test_the_command_line_starts_without_arrow_and_sqlalchemy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_health_check_asks_without_sqlalchemy() -> None:
+    """A container waits for it: importing SQLAlchemy takes half of the second that it has."""
+    code = "import sys, atlas.db.connecting, atlas.logging; print('sqlalchemy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -29,13 +29,12 @@ async def _reason(timeout: float) -> str | None:
     """Why this machine is not healthy, or None."""
     import asyncio
 
-    from atlas.db import db
-    from atlas.db.clock import clock
+    from atlas.db.connecting import ask, configured_target
     from atlas.errors import AtlasError
 
     try:
-        async with asyncio.timeout(timeout), db.session() as session:
-            await clock(session)
+        async with asyncio.timeout(timeout):
+            await ask(await configured_target())
     except TimeoutError:
         return f"the database did not answer in {timeout:g} s"
     except AtlasError as error:
