@@ -7,6 +7,8 @@ they bring SQLAlchemy along.
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,13 @@ __all__ = ["Database", "db"]
 
 
 def __getattr__(name: str) -> Any:
-    # an import asks for a module of this package here first
-    if name.startswith("_") or find_spec(f"{__name__}.{name}") is not None:
+    default: Any = sys.modules.get(f"{__name__}.default")
+    # before it is there: an import asks for a module of this package here first
+    is_module = default is None and find_spec(f"{__name__}.{name}") is not None
+    if name.startswith("_") or is_module:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from atlas.db import default
-
+    if default is None:
+        default = import_module(f"{__name__}.default")
     if name not in __all__:
         return getattr(default.db, name)
     value = globals()[name] = getattr(default, name)
