@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from atlas.errors import CorruptObject
+from atlas.errors import CorruptObject, VaultError
 from atlas.logging import get_logger
 from atlas.reading.appended import COLUMNS as APPENDED_COLUMNS
 from atlas.reading.appended import as_samples, check_chunks, check_groups
@@ -79,6 +79,8 @@ def why_left_out(store: ReadableStore, cold: ColdFile) -> str | None:
                 return "its rows do not match the digest in its name"
     except CorruptObject as error:
         return error.message
+    except VaultError:
+        raise  # some are ValueErrors too
     except UNREADABLE as error:
         return str(error)
     return None

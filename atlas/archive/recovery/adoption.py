@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from atlas.archive.export.slices import Run
 from atlas.archive.fencing.epoch import read_control, record_adoption, swap_for_adoption
 from atlas.archive.maintenance.fsck import stored
-from atlas.archive.recovery.examination import NOT_WHOLE, look_at, raise_of_machine
+from atlas.archive.recovery.examination import NOT_WHOLE, look_at, raise_if_no_damage
 from atlas.archive.recovery.ownership import claim_prefix
 from atlas.archive.recovery.taking import Adopting, Taken, replaced_keys, same_slice, take_in
 from atlas.archive.recovery.view import View, look
@@ -207,7 +207,7 @@ def _marks(store: ObjectStore) -> Counter[uuid.UUID]:
         try:
             footer = look_at(store, info.key)
         except NOT_WHOLE as error:
-            raise_of_machine(error)
+            raise_if_no_damage(error)
             continue
         if footer is not None:
             marks[footer.owner] += 1

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from atlas.archive.export.finished import facts_of_rows
 from atlas.archive.export.samples import Bounds, read_back
+from atlas.errors import AtlasError
 from atlas.repositories.ledger.adoption import FoundFile
 from atlas.repositories.ledger.files import FileFacts, NewFile
 from atlas.tables.archived import ARCHIVED, Origin
@@ -38,10 +39,12 @@ _HOUR = 3_600_000_000
 NOT_WHOLE = (*UNDECODABLE, pa.ArrowException, EOFError, KeyError, ValueError)
 
 
-def raise_of_machine(error: BaseException) -> None:
-    """Raise again what says nothing of the bytes: this machine could not read or write (no space, too many
-    open files). Damage has no number, or is an offset that cannot be."""
-    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+def raise_if_no_damage(error: BaseException) -> None:
+    """Raise again what says nothing of the bytes: the store refused (wrong token), or this machine could not
+    read or write (no space, too many open files). Damage has no number, or is an offset that cannot be.
+    """
+    refused = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    if refused or isinstance(error, AtlasError):
         raise error
 
 

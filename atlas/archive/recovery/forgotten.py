@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from atlas.archive.recovery.examination import NOT_WHOLE, Sieve, ids_in, raise_of_machine
+from atlas.archive.recovery.examination import NOT_WHOLE, Sieve, ids_in, raise_if_no_damage
 from atlas.archive.session import Steps
 from atlas.logging import get_logger
 from atlas.repositories.erasure import Erasure
@@ -84,6 +84,6 @@ def _among_files(
         try:
             ids_in(store, file.object_key, table.video_column, sieve)
         except NOT_WHOLE as error:  # fsck and every read of it say so
-            raise_of_machine(error)
+            raise_if_no_damage(error)
             log.error("archive_file_unreadable", key=file.object_key, error=str(error))
     return sieve.met

@@ -17,7 +17,7 @@ from atlas.archive.recovery.examination import (
     Footer,
     Sieve,
     examine,
-    raise_of_machine,
+    raise_if_no_damage,
     whole,
 )
 from atlas.archive.recovery.forgotten import bar_recorded
@@ -209,7 +209,7 @@ async def _examined(
         try:
             return await offload(examine, steps.store, key, folder, sieve), None
         except NOT_WHOLE as error:
-            raise_of_machine(error)
+            raise_if_no_damage(error)
             why = f"not a whole file of Atlas: {error}"
     return None, why
 

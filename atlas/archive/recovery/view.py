@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from atlas.archive.maintenance.fsck import stored
-from atlas.archive.recovery.examination import NOT_WHOLE, Footer, look_at, raise_of_machine
+from atlas.archive.recovery.examination import NOT_WHOLE, Footer, look_at, raise_if_no_damage
 from atlas.db import Database
 from atlas.repositories.ledger.adoption import LedgerAdoption
 from atlas.repositories.ledger.files import OPEN_STATES, FileRecord, LedgerReader
@@ -106,7 +106,7 @@ def _footers(
                 footer = look_at(store, key)
                 break
             except NOT_WHOLE as error:
-                raise_of_machine(error)
+                raise_if_no_damage(error)
                 if not left:
                     skipped[key] = f"not a whole file of Atlas: {error}"
                     return None

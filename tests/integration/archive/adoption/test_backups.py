@@ -11,7 +11,7 @@ import pytest
 from atlas.archive.export.slices import Run
 from atlas.archive.recovery import examination
 from atlas.archive.session import Steps
-from atlas.errors import EpochBehind, VerificationFailed, WrongVault
+from atlas.errors import EpochBehind, VaultDenied, VerificationFailed, WrongVault
 from tests.support.histories import WEEK, History, in_order
 
 
@@ -35,7 +35,7 @@ async def test_what_was_archived_after_a_backup_is_taken_in(history: History) ->
     await in_order(history, {"keep@1": 0, "A@25": 1})
 
 
-async def test_a_machine_that_cannot_write_or_read_leaves_no_file_out(
+async def test_a_machine_or_store_that_cannot_write_or_read_leaves_no_file_out(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their rows would be shown to nobody: a file that is left out is not looked at again."""
@@ -45,13 +45,15 @@ async def test_a_machine_that_cannot_write_or_read_leaves_no_file_out(
     await history.archive("B", 3)
     await history.put_back(backup)
 
-    def fail(*_: Any) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
+    for refusal in (OSError(errno.EMFILE, "refused"), VaultDenied("refused")):
 
-    for owner, name in ((examination.LaterRows, "add"), (examination.pq, "read_metadata")):
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
-            patch.setattr(owner, name, fail)
-            await history.archiver.adopt()
+        def fail(*_: Any, refusal: Exception = refusal) -> None:
+            raise refusal
+
+        for owner, name in ((examination.LaterRows, "add"), (examination.pq, "read_metadata")):
+            with monkeypatch.context() as patch, pytest.raises(type(refusal), match="refused"):
+                patch.setattr(owner, name, fail)
+                await history.archiver.adopt()
     report = await history.archiver.adopt()
     assert (report.files, report.skipped) == (1, ())
     await in_order(history, {"A@1": 1, "B@1": 3})
