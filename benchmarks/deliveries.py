@@ -194,8 +194,7 @@ async def outage(
         requests = sum(path == "/flaky" for path, _, _ in came()) - before
         down.unlink()
         begun = time.perf_counter()
-        while sum(worker.delivered for worker in workers) < emitted:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        await _delivered(emitted, *workers)
         back = time.perf_counter() - begun
         for worker in workers:
             worker.stop()

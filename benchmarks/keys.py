@@ -62,7 +62,7 @@ class Holder:
         async def nothing(everything: bool) -> None:
             return None
 
-        self.sharing._step = nothing  # type: ignore[method-assign]
+        self.sharing._step = nothing  # type: ignore[method-assign]  # the dead settle nothing
         await self.close()
 
     async def close(self) -> None:
