@@ -96,13 +96,11 @@ class Client:
                 _judge_name(url)
             session = self._session if proxy is None else self._proxied
             async with session.post(
-                url, data=body, headers=dict(headers), allow_redirects=False, proxy=proxy
+                url, data=body, headers=headers, allow_redirects=False, proxy=proxy
             ) as response:
                 content = bytearray()
-                async for chunk in response.content.iter_chunked(8192):
+                while len(content) < BODY_LIMIT and (chunk := await response.content.readany()):
                     content += chunk
-                    if len(content) >= BODY_LIMIT:
-                        break
                 return Answer(response.status, response.headers, bytes(content[:BODY_LIMIT]))
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             if _is_private(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 import time
 import uuid
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp.web
-from sqlalchemy import text
 from standardwebhooks.webhooks import Webhook
 
 from atlas.db import Database
+from atlas.db.driver import driver_in
 from atlas.events import EventBus
 from atlas.events.delivery.router import route_page
 from atlas.events.delivery.signing import read_secrets, signature_headers
@@ -215,18 +216,13 @@ async def outage(
 async def many_waiting(bus: EventBus, count: int) -> list[Result]:
     made = await bus.endpoints.add("many", "https://hook.example/", patterns=["none.*"])
     await insert_waiting(bus.database, made.id, count)
-    values: dict[str, Any] = {
-        "endpoints": [made.id],
-        "probes": [None],
-        "lease": str(uuid.UUID(int=1)),
-        "seconds": 1.0,
-    }
-    statement = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {claiming._CLAIM.format(limit=25)}")
+    statement = f"EXPLAIN (ANALYZE, FORMAT JSON) {claiming._CLAIM.format(limit=25)}"
     taken = []
     async with bus.database.session() as session:
         for _ in range(10):
-            (plan,) = (await session.execute(statement, values)).scalar_one()
-            taken.append(plan["Execution Time"])
+            async with driver_in(session) as driver:
+                plan = await driver.fetchval(statement, [made.id], [None], uuid.uuid4(), 1.0)
+            taken.append(json.loads(plan)[0]["Execution Time"])
             await session.rollback()
     await bus.endpoints.remove("many")
     dropped = await retained(bus, count)
@@ -284,7 +280,7 @@ def receive(folder: Path) -> None:
 async def _delivered(count: int, *workers: Any) -> None:
     """Wait until the workers have delivered so many."""
     while sum(one.delivered for one in workers) < count:  # noqa: ASYNC110  # they signal no count
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.005)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from atlas.db.errors import translate
@@ -21,8 +22,16 @@ async def driver_of(connection: AsyncConnection) -> Any:
 
 @contextlib.asynccontextmanager
 async def driver_in(session: AsyncSession) -> AsyncIterator[Any]:
-    """The driver's connection of a session. SQLAlchemy does not see what it raises: it is translated here."""
-    driver = await driver_of(await session.connection())
+    """The driver's connection of a session, in its transaction, or outside of one in a session of
+    `Database.autocommit`. SQLAlchemy does not see what it raises: it is translated here.
+    """
+    driver = session.info.get("atlas.driver")
+    if driver is None:
+        driver = await driver_of(await session.connection())
+        if session.info.get("atlas.autocommit"):
+            session.info["atlas.driver"] = driver  # the same until the session is closed
+        elif not driver.is_in_transaction():
+            await session.execute(text("SELECT 1"))  # SQLAlchemy begins with the first statement
     try:
         yield driver
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from atlas import webhook_client
+from atlas.db.kept import KeptSession
 from atlas.errors import AtlasError, ConfigurationError, Unavailable
 from atlas.events.delivery.router import PAGE, route_page
 from atlas.events.delivery.senders import Notify, TargetHandler, Verdict, describe, make_sender
@@ -46,6 +47,10 @@ UNREPORTED = 2 * len(SCHEDULE)
 IN_A_ROW = 5
 #: Seconds between looks at the endpoints.
 REFRESH = 0.5
+#: Seconds for which outcomes wait for others, to be recorded with them.
+GATHER = 0.05
+#: Outcomes that wait for no others.
+SET = 50
 
 
 class Deliverer:
@@ -65,6 +70,7 @@ class Deliverer:
         self.handlers = handlers or {}
         self.timeout = timeout
         self.delivered = 0
+        self._session = KeptSession(bus.database)
         self._windows: dict[int, Window] = {}
         self._outcomes: list[Outcome] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,7 +102,7 @@ class Deliverer:
                         log.warning("event_delivery_waits", error=describe(error))
                         _note(error)
                         claimed, pause = 0, min(2 * pause, LONGEST_PAUSE)
-                    if not claimed and not self._outcomes:
+                    if not claimed:
                         await self._sleep(pause)
             finally:
                 router.cancel()
@@ -120,7 +126,7 @@ class Deliverer:
                     busy = self._tasks or self._states.pending or self._outcomes
                     if not claimed and not busy:
                         break
-                    if not claimed and not self._outcomes:
+                    if not claimed:
                         await self._sleep(POLL)
             finally:
                 await self._finish()
@@ -170,7 +176,7 @@ class Deliverer:
     async def _claim(
         self, room: Mapping[int, int], probes: Mapping[int, uuid.UUID]
     ) -> list[Delivery]:
-        async with self.database.autocommit() as session:
+        async with self._session.use() as session:
             return await EventDeliveries(session).claim(
                 room, probes, uuid.uuid4(), self.timeout + FRESH + 2
             )
@@ -180,7 +186,7 @@ class Deliverer:
         if not outcomes:
             return
         try:
-            async with self.database.autocommit() as session:
+            async with self._session.use() as session:
                 await EventDeliveries(session).report(outcomes)
         except BaseException:
             self._outcomes = outcomes + self._outcomes  # for the next time
@@ -190,7 +196,8 @@ class Deliverer:
                 window.unrecorded.discard(outcome.delivery.event_id)
 
     async def _refresh(self, client: webhook_client.Client) -> None:
-        async with self.database.autocommit() as session:
+        await self._session.release()  # others wait for a connection, too
+        async with self._session.use() as session:
             endpoints = await EventEndpoints(session).all()
         self._refreshed = time.monotonic()
         if self._states.pending:
@@ -215,7 +222,9 @@ class Deliverer:
 
     def _sender(self, endpoint: Endpoint, client: webhook_client.Client) -> Any:
         try:
-            return make_sender(endpoint, self.bus.settings, client, self.notify, self.handlers)
+            return make_sender(
+                endpoint, self.bus.settings, client, self.notify, self.handlers, self.timeout
+            )
         except (ConfigurationError, ValueError) as error:
             if (endpoint.id, str(error)) not in self._complained:
                 self._complained.add((endpoint.id, str(error)))
@@ -236,12 +245,17 @@ class Deliverer:
             return
         claimed = await self._claim({endpoint.id: 1}, {endpoint.id: probe})
         for delivery in claimed:
-            self._begin(window, delivery, probe)
+            self._start(window, window.begin(delivery, probe))
         if not claimed:
             async with self.database.autocommit() as session:
                 await EventEndpoints(session).end_probe(endpoint.id, probe)
 
     def _send(self, window: Window) -> None:
+        while (attempt := self._next(window)) is not None:
+            self._start(window, attempt)
+
+    def _next(self, window: Window) -> Attempt | None:
+        """The next attempt, where the window has room for one and something is ready."""
         while window.ready and not window.closed and window.has_room():
             delivery, deadline = window.ready.popleft()
             if time.monotonic() > deadline:
@@ -253,29 +267,38 @@ class Deliverer:
                 error = "attempts were begun again and again, and never reported"
                 self._outcomes.append(Outcome(delivery, error=error))
             else:
-                self._begin(window, delivery)
+                return window.begin(delivery)
+        return None
 
-    def _begin(self, window: Window, delivery: Delivery, probe: uuid.UUID | None = None) -> None:
-        attempt = window.begin(delivery, probe)
+    def _start(self, window: Window, attempt: Attempt) -> None:
         task = asyncio.create_task(self._attempt(window, attempt))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _attempt(self, window: Window, attempt: Attempt) -> None:
-        sender = window.sender
-        try:
-            async with asyncio.timeout(self.timeout + 1):
-                assert sender is not None
-                verdict = await sender.send(attempt.delivery)
-        except TimeoutError:
-            verdict = Verdict(error="no answer in time", pause=True)
-        except Exception as error:  # never another delivery's trouble
-            verdict = Verdict(error=f"cannot be sent: {type(error).__name__}", pause=True)
-            _note(error)
-        window.end(attempt, verdict.delivered)
-        self._judge(window, attempt, verdict)
-        self._send(window)
-        self._wake.set()
+    async def _attempt(self, window: Window, first: Attempt) -> None:
+        """Make one attempt after the other, as long as there is room: each as a task costs more."""
+        attempt: Attempt | None = first
+        while attempt is not None:
+            try:
+                assert window.sender is not None
+                verdict = await window.sender.send(attempt.delivery)
+            except Exception as error:  # never another delivery's trouble
+                verdict = Verdict(error=f"cannot be sent: {type(error).__name__}", pause=True)
+                _note(error)
+            window.end(attempt, verdict.delivered)
+            self._judge(window, attempt, verdict)
+            attempt = self._next(window)
+            self._send(window)
+            if self._is_set(window):
+                self._wake.set()
+
+    def _is_set(self, window: Window) -> bool:
+        """Whether to record now: what is recorded together costs as much as one."""
+        return (
+            not window.attempts
+            or len(window.unrecorded) > window.endpoint.max_in_flight // 2
+            or len(self._outcomes) >= SET
+        )
 
     def _judge(self, window: Window, attempt: Attempt, verdict: Verdict) -> None:
         """What the verdict means for this delivery and for the endpoint."""
@@ -337,8 +360,13 @@ class Deliverer:
         self._wake.set()
 
     async def _sleep(self, seconds: float) -> None:
+        if not self._tasks:
+            await self._session.release()
+        if self._outcomes:
+            seconds = GATHER
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
 
     async def _finish(self) -> None:
         """Give back what was not sent, wait for what is in flight, record all of it."""
@@ -350,6 +378,7 @@ class Deliverer:
         await self._states.finish()
         with contextlib.suppress(AtlasError, OSError):  # its leases run out
             await self._record()
+        await self._session.release()
 
 
 def _note(error: Exception) -> None:

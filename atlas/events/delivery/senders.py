@@ -9,8 +9,8 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from datetime import UTC
+from typing import Protocol
 
 from atlas import webhook_client
 from atlas.config import Settings
@@ -30,6 +30,7 @@ log = get_logger(__name__)
 #: Largest body in bytes; a larger payload is left out and the body says so.
 BODY_LIMIT = 20_000
 GONE = 410
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 #: Sends a notification: ``await notify(title, description, channel)``; True once it is sent. The
 #: notifier's ``send``.
@@ -53,7 +54,7 @@ class Sender(Protocol):
     """Sends one delivery."""
 
     async def send(self, delivery: Delivery) -> Verdict:
-        """Make one attempt."""
+        """Make one attempt, which ends in time."""
         ...
 
 
@@ -101,13 +102,17 @@ class NotifySender:
 
     notify: Notify
     channel: AlertChannel
+    timeout: float
 
     async def send(self, delivery: Delivery) -> Verdict:
         """Make one attempt."""
         title = str(delivery.event_type)
         text = f"{delivery.entity_id or ''}\n{delivery.payload or ''}".strip()
         try:
-            sent = await self.notify(title, text, self.channel)
+            async with asyncio.timeout(self.timeout):
+                sent = await self.notify(title, text, self.channel)
+        except TimeoutError:
+            return Verdict(error="no answer in time", pause=True)
         except Exception as error:
             return Verdict(error=type(error).__name__, pause=True)
         return Verdict(delivered=True) if sent else Verdict(error="was not sent", pause=True)
@@ -118,6 +123,7 @@ class HandlerSender:
     """Calls a function of this process; what it raises is the event's trouble, not the endpoint's."""
 
     handler: TargetHandler
+    timeout: float
 
     async def send(self, delivery: Delivery) -> Verdict:
         """Make one attempt."""
@@ -130,13 +136,16 @@ class HandlerSender:
             delivery.event_at,
         )
         try:
-            if inspect.iscoroutinefunction(self.handler):
-                await self.handler(event)
-            else:
-                result = await asyncio.to_thread(self.handler, event)
-                if inspect.isawaitable(result):
-                    await result
+            async with asyncio.timeout(self.timeout) as limit:
+                if inspect.iscoroutinefunction(self.handler):
+                    await self.handler(event)
+                else:
+                    result = await asyncio.to_thread(self.handler, event)
+                    if inspect.isawaitable(result):
+                        await result
         except Exception as error:
+            if limit.expired():
+                return Verdict(error="no answer in time", pause=True)
             note(error, "deliverer", event_type=delivery.event_type)
             return Verdict(error=f"{type(error).__name__}: {error}")
         return Verdict(delivered=True)
@@ -148,17 +157,20 @@ def make_sender(
     client: webhook_client.Client,
     notify: Notify | None,
     handlers: Mapping[str, TargetHandler],
+    timeout: float,
 ) -> Sender | None:
     """What sends to the endpoint from this process; None: another process has to.
+
+    An attempt takes ``timeout`` seconds at most, or what the client was given.
 
     Raises `ConfigurationError` where what the endpoint names is wrong.
     """
     kind, _, name = endpoint.url.partition(":")
     if kind == "handler":
         handler = handlers.get(name)
-        return None if handler is None else HandlerSender(handler)
+        return None if handler is None else HandlerSender(handler, timeout)
     if kind == "discord":
-        return None if notify is None else NotifySender(notify, AlertChannel(name))
+        return None if notify is None else NotifySender(notify, AlertChannel(name), timeout)
     url = resolve(endpoint.url, settings)
     if url is None:
         return None
@@ -199,20 +211,12 @@ def message(delivery: Delivery) -> bytes:
 
 
 def _body(delivery: Delivery, payload: str) -> bytes:
-    head: dict[str, Any] = {
-        "id": str(delivery.event_id),
-        "type": delivery.event_type,
-        "timestamp": _moment(delivery.event_at),
-        "seq": delivery.seq,
-        "entity_id": delivery.entity_id,
-    }
-    text = json.dumps(head, ensure_ascii=False, separators=(",", ":"))
+    moment = delivery.event_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
     # the payload is JSON text already: PostgreSQL wrote it
-    return f'{text[:-1]},"data":{payload}}}'.encode()
-
-
-def _moment(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return (
+        f'{{"id":"{delivery.event_id}","type":{_json(delivery.event_type)},"timestamp":"{moment}",'
+        f'"seq":{_json(delivery.seq)},"entity_id":{_json(delivery.entity_id)},"data":{payload}}}'
+    ).encode()
 
 
 def describe(error: Exception) -> str:

@@ -72,7 +72,9 @@ class Window:
         most = self.endpoint.max_in_flight
         limit = most * OVERTAKEN if most > 1 else 1
         return (
-            self.counted < self.width and len(self.attempts) < limit and len(self.unrecorded) < most
+            self.counted < self.width
+            and len(self.attempts) < limit
+            and self.counted + len(self.unrecorded) < 2 * most - 1
         )
 
     def begin(self, delivery: Delivery, probe: uuid.UUID | None = None) -> Attempt:

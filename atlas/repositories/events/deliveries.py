@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from atlas.db.driver import driver_in
 from atlas.repositories.events.cursors import Cursor
 
 __all__ = ["Delivery", "DeliveryStatus", "EventDeliveries", "Outcome", "Subscription"]
@@ -43,7 +44,7 @@ CLAIM_LIMIT = 25
 # of rows is written out: of a parameter the planner expects a tenth of the table, and reads all of it.
 _CLAIM = """
     WITH wanted AS (
-        SELECT * FROM unnest(CAST(:endpoints AS bigint[]), CAST(:probes AS uuid[]))
+        SELECT * FROM unnest(CAST($1 AS bigint[]), CAST($2 AS uuid[]))
             AS room (endpoint_id, probe)
     ),
     picked AS MATERIALIZED (
@@ -59,7 +60,7 @@ _CLAIM = """
     ),
     claimed AS (
         UPDATE event_deliveries AS delivery
-        SET due_at = clock_timestamp() + make_interval(secs => :seconds), lease = :lease,
+        SET due_at = clock_timestamp() + make_interval(secs => $4), lease = $3,
             attempts = attempts + 1
         FROM picked
         WHERE delivery.event_id = picked.event_id AND delivery.endpoint_id = picked.endpoint_id
@@ -73,12 +74,12 @@ _CLAIM = """
     ORDER BY event.seq
     """
 
-_REPORT = text("""
+_REPORT = """
     WITH report AS (
         SELECT * FROM unnest(
-            CAST(:events AS uuid[]), CAST(:endpoints AS bigint[]), CAST(:times AS timestamptz[]),
-            CAST(:leases AS uuid[]), CAST(:delivered AS boolean[]), CAST(:waits AS float8[]),
-            CAST(:counted AS boolean[]), CAST(:errors AS text[])
+            CAST($1 AS uuid[]), CAST($2 AS bigint[]), CAST($3 AS timestamptz[]),
+            CAST($4 AS uuid[]), CAST($5 AS boolean[]), CAST($6 AS float8[]),
+            CAST($7 AS boolean[]), CAST($8 AS text[])
         ) AS r (event_id, endpoint_id, event_at, lease, delivered, wait, counted, error)
     )
     UPDATE event_deliveries AS delivery
@@ -91,7 +92,7 @@ _REPORT = text("""
     FROM report
     WHERE delivery.event_id = report.event_id AND delivery.endpoint_id = report.endpoint_id
       AND delivery.event_at = report.event_at AND delivery.lease = report.lease
-    """)
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +207,15 @@ class EventDeliveries:
         claimed: list[Delivery] = []
         for limit in sorted({min(want, CLAIM_LIMIT) for want in room.values()}):
             endpoints = [one for one, want in room.items() if min(want, CLAIM_LIMIT) == limit]
-            rows = await self.session.execute(
-                text(_CLAIM.format(limit=int(limit))),
-                {
-                    "endpoints": endpoints,
-                    "probes": [probes.get(endpoint) for endpoint in endpoints],
-                    "lease": lease,
-                    "seconds": seconds,
-                },
-            )
-            claimed += [Delivery(**row, lease=lease) for row in rows.mappings()]
+            async with driver_in(self.session) as driver:
+                rows = await driver.fetch(
+                    _CLAIM.format(limit=int(limit)),
+                    endpoints,
+                    [probes.get(endpoint) for endpoint in endpoints],
+                    lease,
+                    seconds,
+                )
+            claimed += [Delivery(*(*row, lease)) for row in rows]
         return claimed
 
     async def report(self, outcomes: Sequence[Outcome]) -> int:
@@ -226,20 +226,20 @@ class EventDeliveries:
         outcomes = sorted(
             outcomes, key=lambda one: (one.delivery.event_id, one.delivery.endpoint_id)
         )
-        result = await self.session.execute(
-            _REPORT,
-            {
-                "events": [one.delivery.event_id for one in outcomes],
-                "endpoints": [one.delivery.endpoint_id for one in outcomes],
-                "times": [one.delivery.event_at for one in outcomes],
-                "leases": [one.delivery.lease for one in outcomes],
-                "delivered": [one.delivered for one in outcomes],
-                "waits": [one.wait for one in outcomes],
-                "counted": [one.counted for one in outcomes],
-                "errors": [one.error for one in outcomes],
-            },
-        )
-        return int(getattr(result, "rowcount", 0))
+        deliveries = [one.delivery for one in outcomes]
+        async with driver_in(self.session) as driver:
+            status: str = await driver.execute(
+                _REPORT,
+                [one.event_id for one in deliveries],
+                [one.endpoint_id for one in deliveries],
+                [one.event_at for one in deliveries],
+                [one.lease for one in deliveries],
+                [one.delivered for one in outcomes],
+                [one.wait for one in outcomes],
+                [one.counted for one in outcomes],
+                [one.error for one in outcomes],
+            )
+        return int(status.rpartition(" ")[2])
 
     async def make_due(self, endpoint_id: int) -> int:
         """What waits for the endpoint is due now, except what somebody has claimed."""

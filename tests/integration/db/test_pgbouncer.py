@@ -15,6 +15,7 @@ from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.db.administration.migrations import upgrade
 from atlas.errors import LeaseLost
+from atlas.events import EventBus
 from atlas.ingest import record_samples
 from atlas.janitor import Janitor
 from atlas.reader import StatsReader
@@ -25,6 +26,7 @@ from tests.support.halt import until
 from tests.support.leases import PLACES, Kind, every_kind, expire, finish
 from tests.support.samples import as_written, samples, visible
 from tests.support.servers import pgbouncer
+from tests.support.servers.http import loopback_server
 from tests.support.sql import execute, scalar
 
 WEEK = timedelta(days=7)
@@ -169,6 +171,15 @@ async def test_the_dict_api_and_the_janitor_work(database: Database, vault: Loca
     batch = await dao.fetch_hunter_batch(1)
     assert [one["query_term"] for one in batch] == ["a term"]
     await Janitor(database, vault).run()
+
+
+async def test_events_are_delivered(database: Database) -> None:
+    bus = EventBus(database)
+    with loopback_server() as server:
+        await bus.endpoints.add("hook", f"{server.url}/hook", patterns=["a"])
+        await bus.emit_many([("a",)] * 60)
+        assert await bus.deliver_pending() == 60
+        assert len({request.headers["webhook-id"] for request in server.requests}) == 60
 
 
 async def test_a_database_is_migrated(

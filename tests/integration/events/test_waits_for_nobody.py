@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import text
 
 from atlas.config import Settings
 from atlas.db import Database
+from atlas.db.driver import driver_in
 from atlas.events import Event, EventBus, bus, handlers, recording
 from atlas.repositories.events import deliveries
 from tests.support.sql import execute, scalar
@@ -174,20 +176,11 @@ async def test_a_claim_reads_by_the_index_however_many_wait(
         id=made.id,
     )
     await execute(database, "ANALYZE event_deliveries")
-    values: dict[str, Any] = {
-        "endpoints": [made.id],
-        "probes": [None],
-        "lease": "00000000-0000-0000-0000-000000000001",
-        "seconds": 1.0,
-    }
+    explain = f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) {deliveries._CLAIM.format(limit=25)}"
     async with database.session() as session:
-        rows = await session.scalars(
-            text(
-                f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) {deliveries._CLAIM.format(limit=25)}"
-            ),
-            values,
-        )
-        plan = "\n".join(rows)
+        async with driver_in(session) as driver:
+            rows = await driver.fetch(explain, [made.id], [None], uuid.uuid4(), 1.0)
+        plan = "\n".join(row[0] for row in rows)
         await session.rollback()
     assert "endpoint_id_due_at" in plan, plan
     today = await scalar(database, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")

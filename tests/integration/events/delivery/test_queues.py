@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import uuid
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 from atlas.db import Database
@@ -13,8 +14,10 @@ from atlas.events import EventBus
 from atlas.events.delivery import deliverer
 from atlas.events.delivery.deliverer import SCHEDULE
 from atlas.events.delivery.router import route_page
+from atlas.events.delivery.senders import HandlerSender, NotifySender, Verdict
 from atlas.events.delivery.windows import Window
-from atlas.repositories.events.deliveries import EventDeliveries, Outcome
+from atlas.repositories.events.deliveries import Delivery, EventDeliveries, Outcome
+from atlas.types import AlertChannel
 from tests.support.events import (
     SECRET,
     delivery,
@@ -25,8 +28,9 @@ from tests.support.events import (
     until_delivered,
     until_sent,
 )
+from tests.support.halt import until
 from tests.support.servers.http import LoopbackServer, Reply, Request
-from tests.support.sql import execute
+from tests.support.sql import execute, scalar
 
 
 async def test_a_receiver_that_never_answers_holds_nobody_up(
@@ -164,10 +168,56 @@ async def test_what_is_sent_and_not_recorded_is_bounded_since_a_kill_repeats_it(
 ) -> None:
     made = await quiet.endpoints.add("hook", f"{server.url}/hook", max_in_flight=3)
     window = Window(made, None, made.max_in_flight)
-    ids = [uuid.uuid4() for _ in range(3)]
-    for event_id in ids:
+    ids = [uuid.uuid4() for _ in range(5)]
+    sent = [window.begin(SimpleNamespace(event_id=one)) for one in ids[:3]]  # type: ignore[arg-type]
+    assert not window.has_room()  # three at once
+    for attempt in sent:
+        window.end(attempt, True)
+    for one in ids[3:]:
         assert window.has_room()
-        window.end(window.begin(SimpleNamespace(event_id=event_id)), True)  # type: ignore[arg-type]
-    assert not window.has_room()
+        window.end(window.begin(SimpleNamespace(event_id=one)), True)  # type: ignore[arg-type]
+    assert not window.has_room()  # a kill repeats five at most, twice three
     window.unrecorded.discard(ids[0])
     assert window.has_room()
+
+
+async def test_an_outcome_is_recorded_while_another_request_is_under_way(
+    quiet: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    release = threading.Event()
+    server.respond = lambda request: Reply(until=release if b'"slow"' in request.body else None)
+    await quiet.endpoints.add("hook", f"{server.url}/hook", secret=SECRET, patterns=["a*"])
+    await quiet.emit_many([("a", None, {"slow": True}), ("a",)])
+    worker = quiet.deliverer()
+    running = asyncio.create_task(worker.run())
+
+    async def is_recorded() -> bool:
+        return bool(await scalar(database, "SELECT count(delivered_at) FROM event_deliveries"))
+
+    await until(is_recorded)
+    release.set()
+    worker.stop()
+    await running
+
+
+async def test_a_target_of_this_process_that_does_not_end_is_ended_in_time() -> None:
+    async def hang(*_: object) -> bool:
+        return await asyncio.Event().wait()
+
+    claimed = Delivery(
+        uuid.uuid4(), 1, datetime.now(UTC), 1, None, 1, "a", None, "{}", uuid.uuid4()
+    )
+    for sender in (HandlerSender(hang, 0.01), NotifySender(hang, AlertChannel.OPS, 0.01)):
+        assert await sender.send(claimed) == Verdict(error="no answer in time", pause=True)
+
+
+async def test_a_claim_belongs_to_the_transaction_of_its_session(
+    quiet: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    made = await quiet.endpoints.add("hook", f"{server.url}/hook", patterns=["a*"])
+    await quiet.emit("a")
+    await route_page(database)
+    async with database.session() as session:
+        assert await EventDeliveries(session).claim({made.id: 5}, {}, uuid.uuid4(), 60)
+        await session.rollback()
+    assert (await delivery(database))["attempts"] == 0
