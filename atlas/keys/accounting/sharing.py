@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from atlas.config import get_settings
-from atlas.errors import AtlasError
+from atlas.errors import AtlasError, Unavailable
 from atlas.keys.accounting.accounts import Accounts
 from atlas.keys.accounting.blocks import Claim
 from atlas.keys.breaker import LONGEST, OPEN_FOR, PROBE_SECONDS
@@ -43,6 +43,9 @@ QUIET_AFTER, QUIET_SECONDS = 60.0, 15.0
 STEP_TIMEOUT = 5.0
 #: Seconds between attempts while the database is away.
 RETRY_SECONDS = 2.0
+#: Seconds for which the first requests of a process wait for a database that cannot be reached, and between
+#: attempts: often both are started at once, and without it nothing is known of what rests.
+START_PATIENCE, START_RETRY = 4.0, 0.25
 
 log = get_logger(__name__)
 
@@ -68,7 +71,8 @@ class Sharing:
         self._database = database
         self._at = at
         self._events = bus
-        self._read_at = 0.0
+        self._began_at = self._read_at = 0.0
+        self._reading = asyncio.Lock()
         self._pruned = False
         self._warned = False
         self._thread: threading.Thread | None = None
@@ -85,6 +89,7 @@ class Sharing:
     def start(self) -> None:
         """Begin, unless it has begun. The thread ends with the process, after a last settlement."""
         if self._thread is None and not self._stop:
+            self._began_at = time.monotonic()
             loop = self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
                 target=self._run, args=(loop,), name="atlas-keys", daemon=True
@@ -115,7 +120,7 @@ class Sharing:
 
     async def refresh(self) -> None:
         """Wait until the shared set was read, if the database answers in time."""
-        await self._in_thread(self.step)
+        await self._in_thread(self._read)
 
     async def claim_probe(self, endpoint: str) -> bool:
         """Whether this process is the one that may try the endpoint now."""
@@ -204,6 +209,13 @@ class Sharing:
         quiet = time.monotonic() - self.accounts.blocks.busy_since() > QUIET_AFTER
         return QUIET_SECONDS if quiet else REFRESH_SECONDS
 
+    async def _read(self) -> None:
+        async with self._reading:  # for all that wait
+            while not self.is_fresh():
+                await self.step()
+                if not self.is_fresh():
+                    await asyncio.sleep(START_RETRY)
+
     async def step(self, *, everything: bool = False) -> None:
         """Write and read what is due, and the shared set if a second has passed. Never raises."""
         async with self._one_step:
@@ -273,12 +285,17 @@ class Sharing:
         return self._at() if self._at is not None else None
 
     def _lose(self, error: Exception) -> None:
+        if isinstance(error, Unavailable | OSError) and self._is_beginning():
+            return
         self.away = True
         self.accounts.blocks.release_all()
         if not self._warned:
             self._warned = True
             hint = getattr(error, "hint", None)
             log.warning("keys_not_shared", error=type(error).__name__, hint=hint)
+
+    def _is_beginning(self) -> bool:
+        return not self._read_at and time.monotonic() - self._began_at < START_PATIENCE
 
     def _find_again(self) -> None:
         if self.away:

@@ -12,8 +12,9 @@ from sqlalchemy import text
 
 from atlas.config import ApiKey, QuotaBucket
 from atlas.db import Database
-from atlas.errors import ConfigurationError, QuotaExhausted
+from atlas.errors import ConfigurationError, DatabaseUnavailable, QuotaExhausted
 from atlas.keys import Accounts, HydraExecutor, KeyRing
+from atlas.keys.accounting import sharing
 from atlas.keys.accounting.sharing import Sharing
 from tests.support.servers.quota_api import QuotaAPI, raise_as_agents_do
 from tests.support.sql import fetch
@@ -172,6 +173,51 @@ async def test_without_the_tables_each_process_goes_on_from_memory(
     assert await process.exhaust() == 180
     assert sum(api.refused.values()) == 3
     await asyncio.to_thread(process.sharing.close)
+
+
+class ComingUp:
+    """A database that refuses the first connections, as one does that is started beside its clients."""
+
+    def __init__(self, database: Database, refusals: int) -> None:
+        self._database, self.refusals = database, refusals
+
+    def autocommit(self) -> Any:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise DatabaseUnavailable("the database system is starting up")
+        return self._database.autocommit()
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+async def test_a_process_that_begins_before_its_database_waits_for_what_rests(
+    start: Start, api: QuotaAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "START_PATIENCE", 60.0)
+    first = start()
+    await first.exhaust()
+    await first.sharing.flush()
+    refused = sum(api.refused.values())
+    second = start()
+    database: Any = ComingUp(second.sharing._database, 3)
+    second.sharing._database = database
+    answers = await asyncio.gather(*(second.exhaust() for _ in range(5)))
+    assert answers == [0] * 5
+    assert database.refusals < 0
+    assert sum(api.refused.values()) == refused
+
+
+async def test_a_process_whose_database_does_not_come_goes_on_from_memory(
+    start: Start, api: QuotaAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "START_PATIENCE", 0.3)
+    process = start()
+    database: Any = ComingUp(process.sharing._database, 10**9)
+    process.sharing._database = database
+    assert await process.exhaust() == 180
+    assert database.refusals < 10**9 - 1
+    assert process.sharing.away
 
 
 async def test_what_was_learnt_while_the_database_was_away_is_told_when_it_is_back(
