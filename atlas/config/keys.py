@@ -16,6 +16,7 @@ from atlas.errors import InvalidInput
 
 #: What no key holds, but text with several keys, or a broken list, does.
 _SEPARATORS = re.compile(r"""[\s,;"'\[\]{}]""")
+_FORM = 'takes a JSON list of keys or of {"key": ..., "project": ...}'
 
 
 #: Pools of API keys, each for one kind of agent.
@@ -74,6 +75,8 @@ def parse_keys(value: SecretStr | None) -> tuple[ApiKey, ...]:
         if text[:1] in "[{":
             raise ValueError("is not valid JSON") from None
         parsed = text  # bare text is one key
+    if isinstance(parsed, dict):
+        raise ValueError(_FORM)
     if not isinstance(parsed, list):
         parsed = [parsed] if isinstance(parsed, str) else [text]
     keys: dict[str, ApiKey] = {}
@@ -82,7 +85,7 @@ def parse_keys(value: SecretStr | None) -> tuple[ApiKey, ...]:
             (item.get("key"), item.get("project")) if isinstance(item, dict) else (item, None)
         )
         if not isinstance(key, str) or not (project is None or isinstance(project, str)):
-            raise ValueError('takes a JSON list of keys or of {"key": ..., "project": ...}')
+            raise ValueError(_FORM)
         if key.strip():
             add_key(keys, key.strip(), (project or "").strip() or None)
     return tuple(keys.values())

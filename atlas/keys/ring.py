@@ -110,8 +110,9 @@ class KeyRing:
         return self.retry_at_for("general")
 
     def retry_at_for(self, bucket: str) -> datetime | None:
-        """`retry_at` for a bucket of quota."""
+        """`retry_at` for a bucket of quota. Raises `InvalidInput` for an unknown one."""
         accounts = self.accounts
+        accounts.units(bucket, 1)
         ends = [accounts.usable_at(key, bucket) for key in self._keys]
         return None if None in ends else min(end for end in ends if end is not None)
 
@@ -222,7 +223,8 @@ class KeyRing:
         self.accounts.disable(self._find(key), whole_project=whole_project)
 
     def is_usable(self, key: str, bucket: str = "general") -> bool:
-        """Whether ``key`` is neither disabled nor spent."""
+        """Whether ``key`` is neither disabled nor spent. Raises `InvalidInput` for an unknown bucket."""
+        self.accounts.units(bucket, 1)
         return self.accounts.is_usable(self._find(key), bucket)
 
     def seconds_to_wait(self, key: str) -> float:

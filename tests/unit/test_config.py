@@ -189,6 +189,11 @@ def test_the_example_names_every_setting_and_no_other() -> None:
     assert named | {"HF_DATASET_ID"} == known
 
 
+def test_one_key_in_an_object_is_no_list() -> None:
+    with pytest.raises(ConfigurationError, match="takes a JSON list of keys or of"):
+        Settings(_env_file=None, youtube_api_key_pool_json='{"key": "a"}')
+
+
 @pytest.mark.parametrize("value", ["a,b,c", '["a,b"]', "a b", '"a","b"', '{"a"}'])
 def test_several_keys_in_one_text_are_refused_not_taken_for_one(value: str) -> None:
     with pytest.raises(ConfigurationError, match="YOUTUBE_API_KEY_POOL_JSON"):

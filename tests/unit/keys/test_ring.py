@@ -217,6 +217,16 @@ def test_rests_take_aware_times_only(ring: KeyRing) -> None:
         ring.rest(KEYS[0], NOON.replace(tzinfo=None))
 
 
+def test_an_unknown_bucket_is_refused_wherever_one_is_named(ring: KeyRing) -> None:
+    for ask in (
+        lambda: ring.rest(KEYS[0], NOON + timedelta(hours=1), "fish"),
+        lambda: ring.is_usable(KEYS[0], "fish"),
+        lambda: ring.retry_at_for("fish"),
+    ):
+        with pytest.raises(InvalidInput, match="no quota bucket 'fish'"):
+            ask()
+
+
 def test_a_session_tries_every_key_once_then_says_no(ring: KeyRing) -> None:
     session = ring.start_session()
     seen = [ring.get_session_key(session)]
