@@ -90,6 +90,10 @@ _REFUSED = text("""
     UPDATE api_quota_usage SET refused = true, external = greatest(external, :limit - spent, 0)
     WHERE project = :project AND bucket = :bucket AND day = :day
     """)
+_REOPEN = text("""
+    UPDATE api_quota_usage SET refused = false
+    WHERE project = ANY(:projects) AND bucket = :bucket AND day = :day AND refused
+    """)
 _OPEN = text(f"""
     INSERT INTO api_breakers AS b (endpoint, open_until)
     VALUES (:endpoint, {_NOW} + make_interval(secs => :seconds))
@@ -221,6 +225,10 @@ class KeyLedger(Repository):
         values = {"project": project, "bucket": bucket, "day": day}
         await self.session.execute(_CREATE, values)
         await self.session.execute(_REFUSED, {**values, "limit": limit})
+
+    async def reopen(self, projects: Sequence[str], bucket: str, day: date) -> None:
+        """The API answers again where it had said that a bucket is spent: more units may be tried."""
+        await self.session.execute(_REOPEN, {"projects": projects, "bucket": bucket, "day": day})
 
     async def open_breaker(
         self, endpoint: str, seconds: float, longest: float, at: datetime | None = None

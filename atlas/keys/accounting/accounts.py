@@ -50,6 +50,7 @@ class KeyStatus:
 
     ``state`` is live, spent, slow, disabled or blocked. ``uses`` counts this process's requests.
     ``resting_until``: the general bucket is spent. ``slow_until``: the project was used too fast.
+    ``usable_at``: the key may be used again for the general bucket, whatever keeps it from that.
     """
 
     key: str
@@ -60,6 +61,7 @@ class KeyStatus:
     slow_until: datetime | None
     disabled: bool
     buckets: tuple[BucketStatus, ...] = ()
+    usable_at: datetime | None = None
 
 
 def _now() -> datetime:
@@ -281,6 +283,7 @@ class Accounts:
             slow_until=_end(slow) if is_slow else None,
             disabled=disabled,
             buckets=counted,
+            usable_at=self.usable_at(key),
         )
 
     def first_notice(self, name: str, until: datetime) -> bool:

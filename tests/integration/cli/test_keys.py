@@ -21,6 +21,7 @@ from atlas.repositories.keys import KeyLedger, Rest
 from tests.support.cli import Run
 from tests.support.servers.http import loopback_server
 from tests.support.servers.quota_api import QuotaAPI
+from tests.support.sql import fetch
 
 ROOT = Path(__file__).resolve().parents[3]
 KEYS = [f"AIzaSyFakeFakeFakeFakeFakeFakeFakeShow{n}" for n in range(3)]
@@ -95,7 +96,7 @@ async def test_the_list_shows_state_units_and_when_they_come_back(
     assert shown(atlas, "--json").keys() == found.keys()
 
 
-@pytest.mark.parametrize("value", ["a,b,c", '["a", 7]', "{", "[]"])
+@pytest.mark.parametrize("value", ["a,b,c", '["a", 7]', '{"key": "a"}', "{", "[]"])
 def test_wrong_settings_are_errors_not_an_empty_table(atlas: Run, value: str) -> None:
     done = atlas("keys", YOUTUBE_API_KEY_POOL_JSON=value)
     assert done.returncode == 2
@@ -112,14 +113,31 @@ async def test_asking_the_api_brings_back_what_works_and_puts_aside_what_does_no
     )
     api.restricted = {KEYS[2]}
     found = shown(atlas, "test", "--json", code=1)
-    assert [one["answer"] for one in found] == ["ok", "ok", "disable key"]
+    assert [one["answer"] for one in found] == ["ok", "ok", "disabled"]
     assert sum(api.accepted.values()) == 2
-    listed = shown(atlas, "list", "--json")
-    assert [one["state"] for ring in listed.values() for one in ring] == [
-        "live",
-        "live",
-        "disabled",
-    ]
+    listed = [one for ring in shown(atlas, "list", "--json").values() for one in ring]
+    assert [one["state"] for one in listed] == ["live", "live", "disabled"]
+    # what was asked is accounted, and the day on which a key comes back is shown
+    assert [one["buckets"][0]["spent"] for one in listed] == [1, 1, 0]
+    assert [one["usable_at"] is None for one in listed] == [True, True, False]
+    assert listed[2]["usable_at"][:10] in shown(atlas)
+
+
+async def test_a_project_that_answers_again_is_granted_units(
+    atlas: Run, database: Database, api: QuotaAPI
+) -> None:
+    async with database.autocommit() as session:
+        ledger = KeyLedger(session)
+        day = (await ledger.snapshot()).day
+        await ledger.refused("project-0", "general", day, 100)
+    await rest(database, ("project:project-0", "general", "spent"))
+    shown(atlas, "test")
+    rows = await fetch(database, "SELECT project FROM api_quota_usage WHERE refused")
+    assert rows == []
+    api.limits["general"] = 1
+    assert [one["answer"] for one in shown(atlas, "test", "--json")] == ["spent"] * 3
+    rows = await fetch(database, "SELECT spent + external AS units, refused FROM api_quota_usage")
+    assert [(row["units"], row["refused"]) for row in rows] == [(10_000, True)] * 3
 
 
 async def test_waiting_ends_when_a_key_may_be_used_and_fails_when_the_time_is_over(

@@ -100,6 +100,16 @@ async def test_a_refusal_corrects_the_count_and_later_settlements_take_their_par
     assert grant.units == 0
 
 
+async def test_a_bucket_that_is_found_good_is_granted_again(database: Database) -> None:
+    await settle(database, "a", total=400, need=0)
+    async with database.autocommit() as session:
+        ledger = KeyLedger(session)
+        await ledger.refused("p", "general", DAY, 1_000)
+        await ledger.reopen(["p", "q"], "general", DAY)
+    grants = [(await settle(database, "b", total=n, settled=n - 1)).units for n in (1, 2, 3)]
+    assert grants == [1, 1, 1]  # past the limit the API's word decides
+
+
 async def test_rests_merge_by_the_later_one_and_a_person_may_lift_them(database: Database) -> None:
     async with database.autocommit() as session:
         ledger = KeyLedger(session)

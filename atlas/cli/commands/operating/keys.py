@@ -58,7 +58,8 @@ async def _list(as_json: bool) -> None:
     rows = []
     for pool, keys in found.items():
         for key in keys:
-            ends = [key["slow_until"], *(one["resting_until"] for one in key["buckets"])]
+            rests = [one["resting_until"] for one in key["buckets"]]
+            ends = [key["slow_until"], key["usable_at"], *rests]
             spent = ", ".join(
                 f"{one['bucket']} {number(one['spent'])}/{number(one['limit'])}"
                 for one in key["buckets"]
@@ -95,7 +96,7 @@ def ask_api(json: bool = _JSON) -> None:
             )
         ),
     )
-    if any(one["answer"].startswith("disable") for one in results):
+    if any(one["answer"].endswith("disabled") for one in results):
         raise typer.Exit(1)
 
 
