@@ -27,11 +27,13 @@ async def driver_in(session: AsyncSession) -> AsyncIterator[Any]:
     """
     driver = session.info.get("atlas.driver")
     if driver is None:
-        driver = await driver_of(await session.connection())
+        connection = await session.connection()
+        driver = await driver_of(connection)
         if session.info.get("atlas.autocommit"):
             session.info["atlas.driver"] = driver  # the same until the session is closed
         elif not driver.is_in_transaction():
-            await session.execute(text("SELECT 1"))  # SQLAlchemy begins with the first statement
+            # SQLAlchemy begins with the first statement; not the session's own way, which would flush
+            await connection.execute(text("SELECT 1"))
     try:
         yield driver
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

@@ -165,7 +165,8 @@ class EventBus:
                 return
             if settings.event_bus_webhook_url is not None:
                 await self._ensure_default(settings)
-            if any(self._handlers.wanted(event.event_type) for event in made):
+            is_handled = any(self._handlers.wanted(event.event_type) for event in made)
+            if is_handled:
                 await self._handlers.attach()
             if session is None:
                 seconds = deadline - time.monotonic()
@@ -175,8 +176,10 @@ class EventBus:
                 if handled := all_ if wait else soon:
                     await asyncio.wait(handled, timeout=None if wait else HANDLER_WAIT)
             else:
-                made = _recorded(made, await append_within(self.database, session, rows))
-                after_commit(session, lambda: self._dispatch_all(made))
+                appended = await append_within(self.database, session, rows)
+                if is_handled or settings.event_bus_webhook_url is not None:
+                    made = _recorded(made, appended)
+                    after_commit(session, lambda: self._dispatch_all(made))
         except Exception as error:
             with contextlib.suppress(Exception):
                 log.error("event_emit_failed", error=cause_of(error))

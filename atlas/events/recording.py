@@ -33,10 +33,7 @@ async def append_within(
 ) -> list[Appended] | None:
     """Write in the caller's transaction; what fails is logged and undone alone, and None returned."""
     try:
-        # on the connection: the session's own way would flush the caller's objects
-        with session.no_autoflush:
-            connection = await session.connection()
-        return await _append(database, EventLog(connection), rows)
+        return await _append(database, EventLog(session), rows)
     except Exception as error:
         _log_unrecorded(error, rows)
         return None
@@ -51,7 +48,7 @@ async def append_alone(
     """
 
     async def write(session: Session) -> list[Appended]:
-        return await _append(database, EventLog(await session.connection()), rows)
+        return await _append(database, EventLog(session), rows)
 
     try:
         return await bounded(database, write, spawn, seconds)

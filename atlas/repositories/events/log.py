@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Text, column, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
+from atlas.db.driver import driver_in
 from atlas.errors import NotFound
 
 __all__ = ["Appended", "Day", "EventLog", "NewEvent", "NotAppended", "RecordedEvent"]
@@ -23,16 +24,9 @@ NO_PARTITION = "23514"
 #: Partitions are made for so many days ahead.
 DAYS_AHEAD = 3
 
-_APPEND = text(
+_APPEND = (
     "SELECT event_seq, event_at, failure, detail FROM atlas_emit("
-    "CAST(:ids AS uuid[]), CAST(:types AS text[]), CAST(:entities AS text[]), "
-    "CAST(:payloads AS text[]))"
-).columns(
-    # what is declared SQLAlchemy works out once, not for each emit
-    column("event_seq", BigInteger),
-    column("event_at", DateTime(timezone=True)),
-    column("failure", Text),
-    column("detail", Text),
+    "CAST($1 AS uuid[]), CAST($2 AS text[]), CAST($3 AS text[]), CAST($4 AS text[]))"
 )
 
 _COLUMNS = "id, seq, event_type, entity_id, payload, created_at"
@@ -104,32 +98,30 @@ on_note: Callable[[AsyncSession, RecordedEvent], Awaitable[None]] | None = None
 class EventLog:
     """Appends to the log and reads it."""
 
-    def __init__(self, session: AsyncSession | AsyncConnection) -> None:
+    def __init__(self, session: AsyncSession) -> None:
         self.session = session
 
     async def append(self, events: Sequence[NewEvent]) -> list[Appended]:
         """Write events in this order, in one statement. Raises `NotAppended`, and then wrote none."""
-        rows = await self.session.execute(
-            _APPEND,
-            {
-                "ids": [event.id for event in events],
-                "types": [event.event_type for event in events],
-                "entities": [event.entity_id for event in events],
-                "payloads": [event.payload for event in events],
-            },
-        )
-        found = rows.all()
-        for row in found:
-            if row.failure is not None:
-                raise NotAppended(row.failure, row.detail)
-        return [Appended(row.event_seq, row.event_at) for row in found]
+        async with driver_in(self.session) as driver:
+            found = await driver.fetch(
+                _APPEND,
+                [event.id for event in events],
+                [event.event_type for event in events],
+                [event.entity_id for event in events],
+                [event.payload for event in events],
+            )
+        for _, _, failure, detail in found:
+            if failure is not None:
+                raise NotAppended(failure, detail)
+        return [Appended(seq, created_at) for seq, created_at, _, _ in found]
 
     async def note(self, event_type: str, entity_id: str, payload: dict[str, Any]) -> None:
         """Write one event from below the bus, of plain values; what fails is undone alone, and left out."""
         new = NewEvent(uuid7(), event_type, entity_id, json.dumps(payload, ensure_ascii=False))
         with contextlib.suppress(NotAppended):
             (row,) = await self.append([new])
-            if on_note is not None and isinstance(self.session, AsyncSession):
+            if on_note is not None:
                 recorded = RecordedEvent(
                     new.id, row.seq, event_type, entity_id, payload, row.created_at
                 )
