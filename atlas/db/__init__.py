@@ -13,21 +13,21 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atlas.db.database import Database
-    from atlas.db.default import db
+    from atlas.db.database import Database, db
 
 __all__ = ["Database", "db"]
 
 
 def __getattr__(name: str) -> Any:
-    default: Any = sys.modules.get(f"{__name__}.default")
+    database: Any = sys.modules.get(f"{__name__}.database")
+    default = getattr(database, "db", None)
     # before it is there: an import asks for a module of this package here first
     is_module = default is None and find_spec(f"{__name__}.{name}") is not None
     if name.startswith("_") or is_module:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if default is None:
-        default = import_module(f"{__name__}.default")
+        database = import_module(f"{__name__}.database")
     if name not in __all__:
-        return getattr(default.db, name)
-    value = globals()[name] = getattr(default, name)
+        return getattr(database.db, name)
+    value = globals()[name] = getattr(database, name)
     return value

@@ -22,7 +22,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from atlas.config import get_settings
 from atlas.db import sessions
-from atlas.db.connecting import configured_target, connect_arguments
 from atlas.db.errors import translate
 from atlas.db.url import Target, translate_url
 from atlas.errors import AtlasError, ConfigurationError
@@ -162,7 +161,7 @@ class Database:
     async def _target(self) -> Target:
         if self._url is not None:
             return translate_url(self._url)
-        return await configured_target()
+        return await sessions.configured_target()
 
     def _open(self, loop: asyncio.AbstractEventLoop, target: Target) -> _Pool:
         engine = create_async_engine(
@@ -252,7 +251,7 @@ class _Pool:
 
 def _engine_options(target: Target, overrides: dict[str, Any]) -> dict[str, Any]:
     settings = get_settings()
-    arguments = connect_arguments(target)
+    arguments = sessions.connect_arguments(target)
     # text as it is in JSON: a server whose encoding is SQL_ASCII refuses \u escapes
     plain_json = functools.partial(json.dumps, ensure_ascii=False)
     options: dict[str, Any] = {
@@ -313,3 +312,7 @@ def _translate_errors(engine: AsyncEngine, target: Target) -> None:
         return translate(
             context.sqlalchemy_exception or context.original_exception, where=target.where
         )
+
+
+#: The database of the settings, which are read at its first use.
+db = Database()

@@ -1,19 +1,24 @@
-"""What every session of Atlas needs, set and checked in one place.
+"""Which server the settings name, how to connect to it, and what every session needs, set in one place.
 
 Servers, databases and roles may carry defaults of their own (``ALTER ROLE ... SET``) under which correct
 SQL does other things, or stops half-way. Every connection (SQLAlchemy, Arrow, the archiver's lock,
 migrations) comes through `settle` or `preamble`. docs/postgresql.md says why each setting is there.
+Nothing here imports SQLAlchemy, which takes half a second.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
+from atlas.config import get_settings
+from atlas.db import embedded
 from atlas.db.sql import identifier, literal
+from atlas.db.url import Target, translate_url
 from atlas.errors import ConfigurationError
 
 #: Value by setting. Text of timeouts is in milliseconds; 0 means none.
@@ -145,3 +150,46 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg shi
             read_only = "READ ONLY" in query
             query += preamble(self._facts, local=True, read_only=read_only)
         return await super().execute(query, *args, **options)
+
+
+async def configured_target() -> Target:
+    """The server of DATABASE_URL, else the embedded one, which is started. Raises `ConfigurationError`."""
+    settings = get_settings()
+    if settings.database_url is not None:
+        return translate_url(settings.database_url.get_secret_value())
+    if not settings.throwaway:
+        raise ConfigurationError(
+            "DATABASE_URL is not set",
+            hint="set DATABASE_URL=postgresql://user:password@host:5432/database, "
+            "or ENV=dev for an embedded PostgreSQL",
+        )
+    return translate_url(await asyncio.to_thread(embedded.start, settings.atlas_home))
+
+
+def connect_arguments(target: Target) -> dict[str, Any]:
+    """What `asyncpg.connect` takes for a connection of Atlas."""
+    arguments = dict(target.asyncpg)
+    if not target.has_application_name:
+        # a start-up parameter that PgBouncer takes; it refuses most others
+        arguments["server_settings"] = {"application_name": "atlas"}
+    if get_settings().database_pool_mode == "transaction":
+        # the pooler gives each transaction another server connection: nothing may be prepared for later
+        arguments |= {"statement_cache_size": 0, "connection_class": PooledConnection}
+    return arguments
+
+
+async def ask(target: Target) -> None:
+    """See PostgreSQL answer, by a connection of its own. Raises the errors that `Database` raises.
+
+    For who has a second: importing SQLAlchemy takes half of one.
+    """
+    try:
+        connection = await asyncpg.connect(**connect_arguments(target))
+        try:
+            await settle(connection, target.options)
+        finally:
+            await connection.close()
+    except Exception as error:
+        from atlas.db.errors import translate
+
+        raise translate(error, where=target.where, connecting=True) or error from error

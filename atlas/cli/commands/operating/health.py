@@ -29,7 +29,7 @@ async def _reason(timeout: float) -> str | None:
     """Why this machine is not healthy, or None."""
     import asyncio
 
-    from atlas.db.connecting import ask, configured_target
+    from atlas.db.sessions import ask, configured_target
     from atlas.errors import AtlasError
 
     try:
