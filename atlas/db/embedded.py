@@ -164,6 +164,8 @@ def _ensure_running(server: Any) -> None:
     wheel = _load_wheel()
     info = wheel.utils.PostmasterInfo.read_from_pgdata(server.pgdata)
     if info is None or not info.is_running():
+        # of a server that was killed
+        _remove_sockets(info and info.socket_dir)
         sockets = Path(tempfile.mkdtemp(prefix=_SOCKETS))
         try:
             if server.system_user is not None:

@@ -116,12 +116,15 @@ def test_a_server_that_was_killed_is_started_again(
     asyncio.run(db.initialize())
     pid = server_pid(home)
     assert pid is not None
+    sockets = Path((home / "postgres/postmaster.pid").read_text().splitlines()[4])
+    assert sockets.is_dir()
     os.kill(pid, signal.SIGKILL)
     while server_pid(home) == pid:  # until the kernel has taken it away
         with suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
     asyncio.run(db.initialize())
     assert server_pid(home) not in (None, pid)
+    assert not sockets.exists()
     embedded.release(home)
     embedded.release(home)
     assert server_pid(home) is None

@@ -61,7 +61,10 @@ def _stop_servers(place: Path) -> None:
     for path, _, files in os.walk(place):
         for name in {"postmaster.pid", "server.pid"} & set(files):
             with contextlib.suppress(FileNotFoundError, ValueError):  # gone, or not yet written
-                _stop(int((Path(path) / name).read_text().split()[0]))
+                lines = (Path(path) / name).read_text().splitlines()
+                _stop(int(lines[0]))
+                if len(lines) > 4 and Path(lines[4]).name.startswith("atlas-pg-"):
+                    shutil.rmtree(lines[4], ignore_errors=True)  # its sockets
 
 
 def _stop(process_id: int) -> None:
