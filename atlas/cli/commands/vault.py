@@ -183,7 +183,8 @@ def forget(
             )
     if dry_run:
         return _show_known(counts, json)
-    question = f"{len(ids)} videos will be erased everywhere. This cannot be undone. Go on?"
+    what = ids[0] if len(ids) == 1 else f"{len(ids)} videos"
+    question = f"{what} will be erased everywhere. This cannot be undone. Go on?"
     confirm(question, yes=yes, as_json=json)
     with progress("erasing", quiet=json) as report_progress:
         receipt = run(Archiver().forget(video_ids, progress=report_progress))
