@@ -14,6 +14,7 @@ from atlas.types import Channel, Video, check_id
 #: Names of the counters in ``statistics``.
 STATISTICS = dict(zip(WATCHED, ("viewCount", "likeCount", "commentCount"), strict=True))
 
+#: pydantic would take P1Y for 365 days, and 10:00 for ten minutes or hours.
 _DURATION = re.compile(
     r"P(?=[\dT])(?:(?P<weeks>\d{1,9})W)?(?:(?P<days>\d{1,9})D)?"
     r"(?:T(?=\d)(?:(?P<hours>\d{1,9})H)?(?:(?P<minutes>\d{1,9})M)?(?:(?P<seconds>\d{1,9})(?:\.\d+)?S)?)?"

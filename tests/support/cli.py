@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tools import documents
+
 #: Arguments as strings, environment variables as keywords.
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,6 +42,11 @@ class Program:
             wanted = {"arguments": arguments, "environment": environment, "folder": str(folder)}
             code = self._ask(wanted | files)
             stdout, stderr = (path.read_text() for path in printed.values())
+        if "--json" in arguments and stdout:
+            document = json.loads(stdout)
+            failed = isinstance(document, dict) and "error" in document
+            schema = documents.FAILURE if failed else documents.schema_of(arguments)
+            assert not documents.complaints(document, schema), "docs/json.md says otherwise"
         return subprocess.CompletedProcess(["atlas", *arguments], code, stdout, stderr)
 
     def close(self) -> None:

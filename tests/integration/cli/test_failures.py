@@ -44,8 +44,9 @@ def test_under_json_every_failure_is_one_document(atlas: Run) -> None:
 
 
 def test_under_json_nothing_is_asked(database: Database, atlas: Run) -> None:
-    error = error_in(atlas("vault", "forget", "dQw4w9WgXcQ", "--json"), 2)
-    assert "--yes" in error["hint"]
+    for asking in (("vault", "forget", "dQw4w9WgXcQ"), ("db", "drop-old")):
+        error = error_in(atlas(*asking, "--json"), 2)
+        assert "--yes" in error["hint"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import typer
 
-from atlas.cli.output import answer, number, out, progress, run, table
+from atlas.cli.output import answer, confirm, number, out, progress, run, table
 
 app = typer.Typer(no_args_is_help=True, help="The schema of the database.")
 
@@ -65,8 +65,7 @@ def drop_old(
     from atlas.db import db
     from atlas.importing import takeover
 
-    if not yes:
-        typer.confirm("drop the tables of the platform's first schema?", abort=True)
+    confirm("drop the tables of the platform's first schema?", yes=yes, as_json=json)
     dropped = run(takeover.drop_old(db))
     answer({"dropped": dropped}, json, lambda: out.print(f"dropped {', '.join(dropped)}"))
 
