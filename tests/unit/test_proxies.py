@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +52,24 @@ async def post(url: str, *, allow_private: bool = False) -> webhook_client.Answe
 async def test_webhooks_go_through_the_proxy(asked: list[str]) -> None:
     assert (await post(f"http://{NOWHERE}/hook")).status == 404
     assert asked[0].startswith(f"POST http://{NOWHERE}/hook ")
+
+
+async def test_a_proxy_that_changes_counts_after_a_second(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(webhook_client, "time", SimpleNamespace(monotonic=lambda: now))
+    url = f"http://{NOWHERE}/hook"
+    async with webhook_client.client(timeout=20, allow_private=True) as client:
+        await client.post(url, b"{}", {})
+        monkeypatch.delenv("http_proxy")
+        now += webhook_client.PROXY_SECONDS
+        await client.post(url, b"{}", {})
+        assert len(asked) == 2
+        now += 0.001
+        with pytest.raises(Unavailable):
+            await client.post(url, b"{}", {})
+        assert len(asked) == 2
 
 
 async def test_no_proxy_names_what_does_not(

@@ -9,6 +9,15 @@ import pytest
 from atlas.config import Settings
 from atlas.db import Database
 from atlas.events import EventBus
+from atlas.events import bus as bus_module
+from atlas.events import recording
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the machine takes, no emit is let go of: who tests that sets less."""
+    monkeypatch.setattr(recording, "EMIT_TIMEOUT", 600.0)
+    monkeypatch.setattr(bus_module, "ENSURE_SECONDS", 600.0)
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import pytest
 
 from atlas.db import Database
 from atlas.events import EventBus
-from atlas.events.delivery.deliverer import IN_A_ROW, SCHEDULE
+from atlas.events.delivery import deliverer, states
+from atlas.events.delivery.deliverer import IN_A_ROW
+from atlas.repositories.events import endpoints
 from tests.support.events import (
     SECRET,
     deliveries,
@@ -23,6 +25,15 @@ from tests.support.servers.http import LoopbackServer, Reply, Request
 from tests.support.sql import execute, scalar
 
 
+@pytest.fixture(autouse=True)
+def scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wait a thousand times as long: the tests' own time is nothing beside it."""
+    monkeypatch.setattr(deliverer, "SCHEDULE", tuple(1_000 * wait for wait in deliverer.SCHEDULE))
+    for module in (endpoints, states):
+        monkeypatch.setattr(module, "FIRST_PAUSE", 5_000)
+    monkeypatch.setattr(endpoints, "LONGEST_PAUSE", 300_000)
+
+
 @pytest.mark.parametrize(
     "trouble",
     [Reply(500), Reply(429), Reply(cut=True), Reply(503, b"", {"Retry-After": "nonsense"})],
@@ -35,7 +46,7 @@ async def test_an_unwell_endpoint_is_paused_and_its_probe_resumes_it_under_the_s
     await bus.emit("a")
     await bus.drain()
     paused = await endpoint(bus)
-    assert (paused.state, paused.pause_seconds) == ("paused", 5)
+    assert (paused.state, paused.pause_seconds) == ("paused", 5_000)
     failed = await delivery(database)
     assert failed["last_error"]
     assert failed["due_at"] is not None
@@ -63,7 +74,7 @@ async def test_an_event_that_is_refused_is_tried_by_the_schedule_and_pauses_nobo
     await bus.drain()
     failed = await delivery(database)
     assert (failed["attempts"], failed["delivered_at"]) == (1, None)
-    assert 0 < failed["due_in"] <= SCHEDULE[1]
+    assert 4_000 < failed["due_in"] <= 5_000
     assert (await endpoint(bus)).state == "active"
     await bus.emit("a.other")
     await bus.drain()
@@ -107,11 +118,11 @@ async def test_no_pause_is_longer_than_who_is_back_may_wait(
         "FROM event_endpoints WHERE state = 'paused'"
     )
     assert await scalar(database, longest)
-    await execute(database, "UPDATE event_endpoints SET pause_seconds = 200")
+    await execute(database, "UPDATE event_endpoints SET pause_seconds = 200000")
     for _ in range(10):  # each by chance
         await end_pause(database)
         await bus.deliver_pending()
-        assert (await endpoint(bus)).pause_seconds == 300
+        assert (await endpoint(bus)).pause_seconds == 300_000
         assert await scalar(database, longest)
 
 
@@ -143,7 +154,7 @@ async def test_probes_of_an_endpoint_that_is_down_cost_no_attempts_and_double_th
         await end_pause(database)
         await bus.deliver_pending()
         pauses.append((await endpoint(bus)).pause_seconds)
-    assert pauses == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert [one / 1_000 for one in pauses] == [5, 10, 20, 40, 80, 160, 300, 300, 300]
     assert len(server.requests) == 9
     assert (await delivery(database))["attempts"] == 1
     server.script(Reply())
@@ -167,7 +178,7 @@ async def test_however_many_workers_there_are_one_probe_is_sent(
     workers = [EventBus(database, quiet.settings) for _ in range(4)]
     await asyncio.gather(*(worker.deliver_pending() for worker in workers))
     assert len(server.requests) == 2
-    assert (await endpoint(quiet, "hook")).pause_seconds == 10
+    assert (await endpoint(quiet, "hook")).pause_seconds == 10_000
 
 
 async def test_one_event_that_an_endpoint_cannot_digest_does_not_stand_for_its_health(
