@@ -95,8 +95,13 @@ def replay(
     dead: bool = typer.Option(False, "--dead", help="Only dead letters."),
     json: bool = JSON,
 ) -> None:
-    """Deliver events again, under the same webhook-id: by id, by time, or the dead letters of an endpoint."""
+    """Deliver events again, under the same webhook-id: by id, by time, or the dead letters of an endpoint.
+
+    Each endpoint gets what its types, condition and rules take; an event and an endpoint that are
+    both named go together in any case.
+    """
     from atlas.db import db
+    from atlas.events.delivery.router import subscriptions_of
     from atlas.events.patterns import check_pattern, to_regex
     from atlas.repositories.events.deliveries import EventDeliveries
     from atlas.repositories.events.endpoints import EventEndpoints
@@ -110,12 +115,20 @@ def replay(
     async def work() -> int:
         async with db.transaction() as session:
             endpoints = EventEndpoints(session)
-            if endpoint:
-                targets = [(await endpoints.get(name)).id for name in endpoint]
-            else:
-                targets = [one.id for one in await endpoints.all() if one.patterns]
+            known = await endpoints.all()
+            targets = [(await endpoints.get(name)).id for name in endpoint or []]
+            # events that are named, to endpoints that are named, go whatever their patterns say
+            is_named = ids is not None and targets
             return await EventDeliveries(session).replay(
-                targets, event_ids=ids, since=first, until=last, dead_only=dead, regex=regex
+                targets or [one.id for one in known],
+                event_ids=ids,
+                since=first,
+                until=last,
+                dead_only=dead,
+                regex=regex,
+                subscriptions=(
+                    None if is_named else subscriptions_of(known, await endpoints.routes())
+                ),
             )
 
     count = run(work())

@@ -16,7 +16,7 @@ from atlas.repositories.events.log import RecordedEvent
 if TYPE_CHECKING:
     from atlas.db import Database
 
-__all__ = ["ROUTER", "Explanation", "explain", "route_page"]
+__all__ = ["ROUTER", "Explanation", "explain", "route_page", "subscriptions_of"]
 
 #: The router's cursor.
 ROUTER = "atlas.router"
@@ -51,13 +51,14 @@ async def route_page(database: Database, limit: int = PAGE) -> int | None:
         if cursor is None or not await cursors.lock(cursor):
             return None
         endpoints = EventEndpoints(session)
-        subscriptions = _subscriptions(await endpoints.all(), await endpoints.routes())
+        subscriptions = subscriptions_of(await endpoints.all(), await endpoints.routes())
         routed = await EventDeliveries(session).route(cursor, limit, subscriptions)
         await cursors.advance(cursor, Page([], routed.scanned, routed.last_seq), limit)
     return routed.scanned
 
 
-def _subscriptions(endpoints: list[Endpoint], routes: list[Route]) -> list[Subscription]:
+def subscriptions_of(endpoints: list[Endpoint], routes: list[Route]) -> list[Subscription]:
+    """What each endpoint gets: by its own patterns, and by rules."""
     own = [
         Subscription(one.id, to_regex(one.patterns), one.condition, one.created_at)
         for one in endpoints

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -182,10 +182,7 @@ class EventDeliveries:
                 **parameters,
                 "endpoints": [one.endpoint_id for one in subscriptions],
                 "regexes": [one.regex for one in subscriptions],
-                "conditions": [
-                    None if one.condition is None else json.dumps(one.condition, ensure_ascii=False)
-                    for one in subscriptions
-                ],
+                "conditions": [_condition(one) for one in subscriptions],
                 "starts": [one.starts_at for one in subscriptions],
             },
         )
@@ -261,10 +258,12 @@ class EventDeliveries:
         until: datetime | None = None,
         dead_only: bool = False,
         regex: str | None = None,
+        subscriptions: Sequence[Subscription] | None = None,
     ) -> int:
         """Make events due again at endpoints, delivered or not; returns how many deliveries.
 
-        Without ``dead_only`` also where there was none. What is open stays as it is.
+        Without ``dead_only`` also where there was none, of what the endpoint's ``subscriptions``
+        take, whenever they were made (None: of everything). What is open stays as it is.
         """
         where = (
             "(CAST(:ids AS uuid[]) IS NULL OR event.id = ANY(:ids)) "
@@ -295,9 +294,19 @@ class EventDeliveries:
                 "INSERT INTO event_deliveries AS delivery (event_id, endpoint_id, event_at, due_at) "
                 "SELECT event.id, endpoint, event.created_at, clock_timestamp() "
                 "FROM system_events AS event, unnest(CAST(:endpoints AS bigint[])) AS endpoint "
-                f"WHERE {where} ON CONFLICT (event_id, endpoint_id, event_at) DO UPDATE SET {again} "
+                f"WHERE {where} AND (CAST(:subscribers AS bigint[]) IS NULL OR EXISTS (SELECT FROM unnest("
+                "CAST(:subscribers AS bigint[]), CAST(:regexes AS text[]), CAST(:conditions AS text[])) "
+                "AS wanted (endpoint_id, regex, condition) WHERE wanted.endpoint_id = endpoint "
+                "AND event.event_type ~ wanted.regex "
+                "AND (condition IS NULL OR event.payload @> CAST(condition AS jsonb)))) "
+                f"ON CONFLICT (event_id, endpoint_id, event_at) DO UPDATE SET {again} "
                 "WHERE delivery.due_at IS NULL"
             )
+            values |= {
+                "subscribers": _each(subscriptions, lambda one: one.endpoint_id),
+                "regexes": _each(subscriptions, lambda one: one.regex),
+                "conditions": _each(subscriptions, _condition),
+            }
         result = await self.session.execute(text(statement), values)
         return int(getattr(result, "rowcount", 0))
 
@@ -353,3 +362,14 @@ class EventDeliveries:
             {"id": endpoint_id},
         )
         return int(getattr(result, "rowcount", 0))
+
+
+def _condition(subscription: Subscription) -> str | None:
+    condition = subscription.condition
+    return None if condition is None else json.dumps(condition, ensure_ascii=False)
+
+
+def _each(
+    subscriptions: Sequence[Subscription] | None, fact: Callable[[Subscription], Any]
+) -> list[Any] | None:
+    return None if subscriptions is None else [fact(one) for one in subscriptions]

@@ -55,7 +55,26 @@ async def test_dead_letters_and_events_are_replayed_under_the_same_id(
     of_one = {one.headers["webhook-id"] for one in sent if verified(one)["type"] == "a.one"}
     assert of_one == {shown[0]["id"]}
     assert all(one["delivered_at"] for one in await deliveries(database))
+    # what the endpoint does not take goes nowhere, unless both are named
+    assert {verified(one)["type"] for one in server.requests} == {"a.one"}
+    other = json.loads(atlas("events", "list", "--type", "a.three", "--json").stdout)["events"]
+    named = atlas("events", "replay", other[0]["id"], "--endpoint", "hook", "--json")
+    assert json.loads(named.stdout) == {"replayed": 1}
     assert atlas("events", "replay").returncode == 2
+
+
+async def test_a_replay_by_time_goes_by_rules_too_and_to_who_was_not_there_yet(
+    database: Database, atlas: Run
+) -> None:
+    bus = bus_of(database)
+    await bus.emit_many([("a.one",), ("a.two",), ("b.one",)])
+    await bus.endpoints.add("hook", "https://hook.example/", patterns=["a.two"])
+    await bus.endpoints.add("rules", "https://rules.example/", patterns=[])
+    await bus.endpoints.add_route("b.*", "rules")
+    again = atlas("events", "replay", "--since", "1d", "--json")
+    assert json.loads(again.stdout) == {"replayed": 2}
+    found = await deliveries(database, "%")
+    assert [one["event_type"] for one in found] == ["a.two", "b.one"]
 
 
 async def test_a_worker_that_is_asked_to_stop_finishes_what_is_in_flight_and_begins_nothing(
