@@ -47,8 +47,9 @@ async def test_what_waits_on_this_machine_is_read_like_the_rest(
     database: Database, paced: Vault, tmp_path: Path
 ) -> None:
     paced.append_metrics([row(1)])
+    paced.flush()  # else its own delivery may take the others along
     paced.append_metrics([row(2), row(3, minute=1)])
-    assert paced.pending().count >= 1
+    assert paced.pending().count == 1
     assert await views(database, paced) == [2, 3]
     assert await StatsReader(database, paced).count() == 2
     # another process of this machine shares the folder and nothing else
