@@ -8,8 +8,8 @@ import json
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -312,6 +312,40 @@ def _translate_errors(engine: AsyncEngine, target: Target) -> None:
         return translate(
             context.sqlalchemy_exception or context.original_exception, where=target.where
         )
+
+
+class KeptSession:
+    """A session of `Database.autocommit`, kept from one statement to the next until `release`.
+
+    For one task that runs statement after statement: to open and close a session takes longer than
+    the statement. After an error the next use opens another. Behind a pooler in transaction mode
+    nothing is kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._stack = AsyncExitStack()
+        self._session: AsyncSession | None = None
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[AsyncSession]:
+        """The session, for one statement."""
+        if get_settings().database_pool_mode == "transaction":
+            async with self._database.autocommit() as session:
+                yield session
+            return
+        if self._session is None:
+            self._session = await self._stack.enter_async_context(self._database.autocommit())
+        try:
+            yield self._session
+        except BaseException:
+            await self.release()
+            raise
+
+    async def release(self) -> None:
+        """Give the connection back to the pool. Repeatable."""
+        self._session = None
+        await self._stack.aclose()
 
 
 #: The database of the settings, which are read at its first use.

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from atlas import webhook_client
-from atlas.db.kept import KeptSession
+from atlas.db.database import KeptSession
 from atlas.errors import AtlasError, ConfigurationError, Unavailable
 from atlas.events.delivery.router import PAGE, route_page
 from atlas.events.delivery.senders import Notify, TargetHandler, Verdict, describe, make_sender

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from atlas.config import reset_settings
 from atlas.db import Database
-from atlas.db.kept import KeptSession
+from atlas.db.database import KeptSession
 from atlas.errors import DatabaseError
 
 PID = text("SELECT pg_backend_pid()")
