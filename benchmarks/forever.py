@@ -153,9 +153,11 @@ class World:
             count = a_month * months // _SLICES
             positions = self._positions(f"months {first}", count, low, high - 1)
             new = Entries.of(positions, np.repeat(numbers, -(-count // months))[:count])
-            await self._merge(low, high - 1, new)
-            # as autovacuum does when a fifth of it is dead
-            if part % max(1, self.load.parts * 2 // 7) == 0:
+            # a transaction of parking packs a 28th of the ring anew, and a VACUUM follows
+            pieces = max(1, 28 // self.load.parts)
+            edges = [low + (high - low) * piece // pieces for piece in range(pieces + 1)]
+            for start, stop in pairwise(edges):
+                await self._merge(start, stop - 1, new.between(start, stop - 1))
                 await self.connection.execute("VACUUM watchlist_ring")
         await self.connection.execute("VACUUM watchlist_ring")
         await self.look(first_day=self.months * 365 / 12)

@@ -93,6 +93,7 @@ class RingPage(Base):
 
 # a page fits into one tuple: neither compressed nor moved out of line
 after_create(RingPage, "ALTER TABLE watchlist_ring ALTER COLUMN packed SET STORAGE PLAIN")
+after_create(RingPage, "ALTER TABLE watchlist_ring SET (autovacuum_vacuum_scale_factor = 0.05)")
 
 
 class RingCohort(Base):

@@ -30,7 +30,7 @@ from atlas.repositories.ring.cohorts import (
     day_number,
 )
 from atlas.repositories.ring.page import KNOWN
-from atlas.repositories.ring.pages import RingReader
+from atlas.repositories.ring.pages import Ring, RingReader
 from atlas.repositories.ring.parking import Parked, Parking, Turn
 from atlas.repositories.ring.positions import positions_of
 from atlas.repositories.ring.tracking_budget import TrackingBudget
@@ -126,12 +126,12 @@ class Calendar:
             lambda parking, after: parking.quiet_ids(now, _LOOK_ROWS, after)
         ):
             for part in _in_order(ids, one_slice):
-                videos += (await self._park(now, part, ())).videos
+                videos += (await self._park_and_reclaim(now, part, ())).videos
         async for ids in self._pages(
             lambda parking, after: parking.collected_ids(_LOOK_ROWS, after)
         ):
             for part in _in_order(ids, one_slice):
-                collected += (await self._park(now, (), part)).collected
+                collected += (await self._park_and_reclaim(now, (), part)).collected
         parked = Parked(videos, collected)
         log.info("watchlist_parked", videos=parked.videos, collected=parked.collected)
         return parked
@@ -147,6 +147,19 @@ class Calendar:
                 return
             yield ids
             after = ids[-1]
+
+    async def _park_and_reclaim(
+        self, now: datetime, quiet: Sequence[str], collected: Sequence[str]
+    ) -> Parked:
+        """Park, and give the room of the pages that were packed anew to the next ones.
+
+        Autovacuum would come after the day's work only. A role that may not is passed over with a warning.
+        """
+        parked = await self._park(now, quiet, collected)
+        if any(parked) and get_settings().database_pool_mode != "transaction":
+            async with self.database.autocommit() as session:
+                await Ring(session).vacuum()
+        return parked
 
     @retry_when_locked
     async def _park(self, now: datetime, quiet: Sequence[str], collected: Sequence[str]) -> Parked:

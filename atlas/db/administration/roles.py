@@ -24,6 +24,9 @@ from atlas.models import Base
 #: unique_violation, duplicate_object: roles are the server's, and another database may have made them.
 _MADE_MEANWHILE = frozenset({"23505", "42710"})
 
+#: PostgreSQL's version whose tables may be vacuumed by who does not own them.
+_MAINTAIN_SINCE = 170_000
+
 _KINDS = {"r": "TABLE", "p": "TABLE", "S": "SEQUENCE", "f": "FUNCTION"}
 
 #: Atlas's tables, their partitions, sealed tables and functions, in the schema of the session.
@@ -71,12 +74,13 @@ async def grants(session: AsyncSession, roles: Roles) -> list[str]:
         await session.execute(
             text(
                 "SELECT quote_ident(current_schema()), quote_ident(current_database()), "
-                "rolsuper, has_schema_privilege('public', current_schema(), 'CREATE') "
+                "rolsuper, has_schema_privilege('public', current_schema(), 'CREATE'), "
+                "current_setting('server_version_num')::int "
                 "FROM pg_roles WHERE rolname = current_user"
             )
         )
     ).one()
-    schema, database, superuser, open_to_all = row
+    schema, database, superuser, open_to_all, version = row
     # who may make functions there could have the owner's call them
     closed = [f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC"] if open_to_all else []
     known = set(await session.scalars(text("SELECT rolname::text FROM pg_roles")))
@@ -109,6 +113,8 @@ async def grants(session: AsyncSession, roles: Roles) -> list[str]:
         else:
             statements.append(f"GRANT SELECT ON {name} TO {reader}")
             statements.append(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {worker}")
+    if version >= _MAINTAIN_SINCE:  # the janitor's parking
+        statements.append(f"GRANT MAINTAIN ON watchlist_ring TO {worker}")
     defaults = f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT"
     return [
         *statements,

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from atlas.errors import CorruptObject
 from atlas.repositories.ring.positions import Positions
 
-#: Bytes of a packed page: with its other columns it fits into one tuple of PostgreSQL's 8 kB page.
-MAX_BYTES = 7_900
+#: Bytes of a packed page: with its other columns a tuple of PostgreSQL's 8 kB page, which may keep the
+#: pointers of a few tuples that were there before.
+MAX_BYTES = 8_060
 #: Cohort of ids that are known, and not sampled.
 KNOWN = 0
 #: Cohort of DORMANT videos.

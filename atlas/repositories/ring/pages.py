@@ -56,6 +56,9 @@ _NEXT = text("""
     WHERE lower >= :first ORDER BY lower LIMIT 64
     """)
 
+#: Waits for nobody, and keeps the file's end: to cut it would lock the ring.
+_VACUUM = text("VACUUM (SKIP_LOCKED, TRUNCATE false) watchlist_ring")
+
 _INSERT = text("""
     INSERT INTO watchlist_ring (lower, upper, version, entries, packed)
     VALUES (:lower, :upper, :version, :entries, :packed)
@@ -177,6 +180,10 @@ class Ring(RingReader):
             for video_id, number in zip(canonical, numbers, strict=True)
             if number in removed
         }
+
+    async def vacuum(self) -> None:
+        """Give the room of pages that were packed anew to the next ones. Outside of any transaction."""
+        await self.session.execute(_VACUUM)
 
     async def _locked(self, first: int, last: int) -> Sequence[_Row]:
         """The pages of a span, locked. One that was split while we waited is looked for again."""

@@ -13,6 +13,7 @@ from atlas.archive.maintenance.erasure import Erasure
 from atlas.config import get_settings, reset_settings
 from atlas.db import Database
 from atlas.db.administration import migrations
+from atlas.db.administration.roles import Roles, apply
 from atlas.repositories.finished import FinishedVideos
 from atlas.repositories.ring.cohorts import Cohort, CohortReader, cohort_of
 from atlas.repositories.ring.pages import RingReader
@@ -22,7 +23,11 @@ from atlas.scheduling.calendar import Calendar, intervals, slow_share
 from atlas.status import gather
 from atlas.types import Sample
 from tests.support.parked import in_ring, parked, played, slow_rows, video_ids
+from tests.support.servers.postgres import Server
 from tests.support.sql import execute, fetch, scalar
+from tests.support.ways import login
+
+MAINTAIN_IS_UNKNOWN = "SELECT current_setting('server_version_num')::int < 170000"
 
 
 async def test_parked_videos_are_on_the_watchlist_and_cost_no_row(database: Database) -> None:
@@ -35,6 +40,23 @@ async def test_parked_videos_are_on_the_watchlist_and_cost_no_row(database: Data
         summary = await WatchlistReader(session).summary()
     assert {one.tier: one.entries for one in summary} == {"HOURLY": 1, "WEEKLY": 3_000}
     assert await scalar(database, "SELECT count(*) FROM watchlist") == 1
+
+
+@pytest.mark.parametrize("role", ["owner", "worker"])
+async def test_parking_gives_the_room_of_old_pages_to_new_ones(
+    database: Database, database_url: str, postgres_server: Server, role: str
+) -> None:
+    if role == "worker" and await scalar(database, MAINTAIN_IS_UNKNOWN):
+        pytest.skip("before PostgreSQL 17 only the owner of a table may vacuum it")
+    await apply(database, Roles())
+    await parked(database, video_ids(12_000))
+    janitor = Database(login(postgres_server, database_url, role))
+    for round_ in range(10):
+        await slow_rows(database, video_ids(20, start=20_000 + 20 * round_))
+        assert (await Calendar(janitor).park()).videos == 20
+    await janitor.close()
+    pages = await scalar(database, "SELECT count(*) FROM watchlist_ring")
+    assert await scalar(database, "SELECT pg_relation_size('watchlist_ring') / 8192") <= 3 * pages
 
 
 def in_order(cohorts: dict[str, int]) -> list[str]:
