@@ -130,9 +130,9 @@ class EventBus:
     ) -> None:
         """Record an event, call the handlers, start its delivery. Raises cancellation only.
 
-        With ``session`` the row is part of the caller's transaction; handlers and delivery start after its
-        commit, and not at all if it is rolled back. Without, the row has a transaction of its own,
-        of 5 s at most.
+        With ``session`` (on asyncpg) the row is part of the caller's transaction; handlers and delivery
+        start after its commit, and not at all if it is rolled back. Without, the row has a transaction
+        of its own, of 5 s at most.
         A row that cannot be written is logged, and undone alone; handlers run all the same, and the webhook
         of the settings gets one attempt.
 
