@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from atlas.db import Database
@@ -80,6 +82,31 @@ async def test_nothing_is_granted_for_a_day_that_is_over(database: Database) -> 
     tomorrow = NOON + timedelta(days=1)
     grant = await settle(database, "a", total=5, at=tomorrow)
     assert (grant.units, grant.usage.spent) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("moment", "day", "ends"),
+    [
+        ("2026-03-08T07:59:59", date(2026, 3, 7), "2026-03-08T08:00:00"),
+        ("2026-03-08T08:00:00", date(2026, 3, 8), "2026-03-09T07:00:00"),
+        ("2026-07-02T06:59:59", date(2026, 7, 1), "2026-07-02T07:00:00"),
+        ("2026-11-01T07:00:00", date(2026, 11, 1), "2026-11-02T08:00:00"),
+    ],
+)
+async def test_a_day_is_that_of_the_pacific_over_both_clock_changes(
+    database: Database, moment: str, day: date, ends: str
+) -> None:
+    at = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    async with database.autocommit() as session:
+        ledger = KeyLedger(session)
+        found = await ledger.snapshot(at=at)
+        assert (found.day, found.day_ends.astimezone(UTC).isoformat()) == (day, ends + "+00:00")
+        values: dict[str, Any] = {"total": 0, "settled": 0, "in_flight": 0, "need": 1}
+        for other in (day - timedelta(days=1), day, day + timedelta(days=1)):
+            grant = await ledger.settle(
+                "p", "general", other, holder="a", limit=1_000, at=at, **values
+            )
+            assert (grant.units > 0) == (other == day)
 
 
 async def test_many_holders_at_once_never_share_a_unit(database: Database) -> None:
