@@ -70,7 +70,7 @@ def setting_names() -> str:
 def annotation(kind: Any) -> str:
     """A type as it is written."""
     text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-    text = re.sub(r"\b(?:typing|pathlib|pydantic\.types|pydantic)\.", "", text)
+    text = re.sub(r"\b(?:typing|pathlib\._local|pathlib|pydantic\.types|pydantic)\.", "", text)
     return re.sub(r"Optional\[(.*)\]$", r"\1 | None", text).replace("'", '"')
 
 
