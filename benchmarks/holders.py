@@ -62,7 +62,7 @@ class Holder:
 def simulated(advance: Callable[[float], Any]) -> Iterator[None]:
     """Let pauses of the executor pass by ``advance``."""
     real, variable = retry.pause, "HYDRA_MAX_WAIT_SECONDS"
-    retry.pause = advance  # type: ignore[assignment]
+    retry.pause = advance  # type: ignore[assignment]  # the clock is simulated
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import black
 
-from tools import configuration, documents, pictures, surface
+from tools import configuration, json_page, pictures, surface
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,7 +80,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "ENV.example": configuration.example,
     "docs/api-reference.md": surface.page,
     "docs/configuration.md": configuration.page,
-    "docs/json.md": documents.page,
+    "docs/json.md": json_page.page,
     "docs/logging.md": logging_page,
     "docs/events.md": events_page,
     "tests/public_api.txt": surface.snapshot,

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tools import documents
+from tools import json_page
 
 #: Arguments as strings, environment variables as keywords.
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,8 +45,8 @@ class Program:
         if "--json" in arguments and stdout:
             document = json.loads(stdout)
             failed = isinstance(document, dict) and "error" in document
-            schema = documents.FAILURE if failed else documents.schema_of(arguments)
-            assert not documents.complaints(document, schema), "docs/json.md says otherwise"
+            schema = json_page.FAILURE if failed else json_page.schema_of(arguments)
+            assert not json_page.complaints(document, schema), "docs/json.md says otherwise"
         return subprocess.CompletedProcess(["atlas", *arguments], code, stdout, stderr)
 
     def close(self) -> None:

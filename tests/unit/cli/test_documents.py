@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import typer
 
 from atlas.cli.main import app
-from tools import documents
+from tools import documents, json_page
 
 
 def taking_json(command: typer.core.TyperCommand, name: str = "") -> Iterator[str]:
@@ -23,12 +23,12 @@ def test_every_command_that_prints_a_document_declares_it_and_no_other() -> None
 
 
 def test_a_document_with_another_field_or_type_is_found_out() -> None:
-    schema = documents.schema_of(["work", "ls", "--json"])
+    schema = json_page.schema_of(["work", "ls", "--json"])
     count = {"kind": "transcript", "leased": 1, "waiting": 0, "quarantined": 0}
-    assert not documents.complaints({"counts": [count], "quarantined": []}, schema)
-    assert documents.complaints({"counts": []}, schema) == ["quarantined is missing"]
-    assert documents.complaints({"counts": [], "quarantined": [], "x": 1}, schema)
-    assert documents.complaints({"counts": [count | {"leased": "1"}], "quarantined": []}, schema)
-    assert documents.schema_of(["vault", "ls", "--forgotten"]) != documents.schema_of(
+    assert not json_page.complaints({"counts": [count], "quarantined": []}, schema)
+    assert json_page.complaints({"counts": []}, schema) == ["quarantined is missing"]
+    assert json_page.complaints({"counts": [], "quarantined": [], "x": 1}, schema)
+    assert json_page.complaints({"counts": [count | {"leased": "1"}], "quarantined": []}, schema)
+    assert json_page.schema_of(["vault", "ls", "--forgotten"]) != json_page.schema_of(
         ["vault", "ls"]
     )
