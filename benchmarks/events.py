@@ -115,7 +115,7 @@ async def frozen() -> Result:
             os.kill(process, signal.SIGCONT)
         await bus.drain()
         await database.close()
-    return at_most("emit to a PostgreSQL stopped by SIGSTOP", seconds, 5.5)
+    return at_most("emit to a PostgreSQL stopped by SIGSTOP", seconds, 5.0)
 
 
 def processes_of(cluster: Cluster) -> list[int]:

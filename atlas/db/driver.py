@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
 
 from atlas.db.errors import translate
 
@@ -27,14 +28,20 @@ async def driver_in(session: AsyncSession) -> AsyncIterator[Any]:
     """
     driver = session.info.get("atlas.driver")
     if driver is None:
-        connection = await session.connection()
-        driver = await driver_of(connection)
-        if session.info.get("atlas.autocommit"):
-            session.info["atlas.driver"] = driver  # the same until the session is closed
-        elif not driver.is_in_transaction():
-            # SQLAlchemy begins with the first statement; not the session's own way, which would flush
-            await connection.execute(text("SELECT 1"))
+        driver = await session.run_sync(_driver_within)
     try:
         yield driver
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise translate(error) or error from error
+
+
+def _driver_within(session: Session) -> Any:
+    """The driver's connection, once its transaction has begun: all in one switch to SQLAlchemy."""
+    connection = session.connection()
+    driver: Any = connection.connection.driver_connection
+    if session.info.get("atlas.autocommit"):
+        session.info["atlas.driver"] = driver  # the same until the session is closed
+    elif not driver.is_in_transaction():
+        # SQLAlchemy begins with the first statement; not the session's own way, which would flush
+        connection.execute(text("SELECT 1"))
+    return driver

@@ -22,6 +22,8 @@ __all__ = ["MAX_PAYLOAD", "Event", "json_types", "make_event"]
 MAX_PAYLOAD = 262_144
 MAX_TYPE = 256
 _TYPE = re.compile(r"[a-zA-Z0-9_.]+")
+# made once: that takes longer than most payloads
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,7 @@ def make_event(event_type: object, entity_id: object, payload: object) -> tuple[
     elif not isinstance(payload, Mapping):
         raise InvalidInput(f"payload of {event_type} must be a mapping", field="payload")
     entity = None if entity_id is None else _entity(entity_id)
-    data = json_types(payload, "payload")
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    data, text = json_types(payload, "payload")
     # four bytes a character at most: most payloads need no counting
     if len(text) > MAX_PAYLOAD // 4 and len(text.encode()) > MAX_PAYLOAD:
         raise InvalidInput(
@@ -100,19 +101,20 @@ def make_event(event_type: object, entity_id: object, payload: object) -> tuple[
     return event, NewEvent(event.id, event_type, entity, text)
 
 
-def json_types(value: Mapping[Any, Any], field: str) -> dict[str, Any]:
-    """``value`` in JSON types that PostgreSQL can store. Raises `InvalidInput`: NaN, cycles,
-    surrogates, ...
+def json_types(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], str]:
+    """``value`` in JSON types that PostgreSQL can store, and its text. Raises `InvalidInput`: NaN,
+    cycles, surrogates, ...
     """
     try:
         data = _storable(to_jsonable_python(dict(value)))
-        json.dumps(data, allow_nan=False, ensure_ascii=False).encode()
+        text = _encode(data)
+        text.encode()
     except Exception as error:  # a value's own methods may raise anything
         raise InvalidInput(
             f"{field} has no JSON form: {type(error).__name__}", field=field
         ) from error
     assert isinstance(data, dict)
-    return data
+    return data, text
 
 
 def _entity(value: object) -> str:

@@ -70,7 +70,7 @@ def check_condition(condition: object, field: str = "condition") -> Mapping[str,
         raise InvalidInput(
             f"{field} must be a JSON object", field=field, hint='such as {"tier": "HOURLY"}'
         )
-    return json_types(condition, field)
+    return json_types(condition, field)[0]
 
 
 def contains(value: Any, condition: Any) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from atlas import webhook_client
 from atlas.errors import InvalidInput
+from atlas.events import bus, recording
 from atlas.events.delivery.endpoints import check_endpoint
 from atlas.events.event import MAX_PAYLOAD, make_event
 from atlas.events.patterns import check_pattern, contains, to_regex
@@ -163,3 +164,7 @@ def test_a_condition_is_contained_as_postgresql_says(
 )
 def test_an_address_and_the_one_embedded_in_it_are_judged(address: str, public: bool) -> None:
     assert webhook_client.is_public(address) is public
+
+
+def test_what_an_emit_waits_for_is_over_within_five_seconds() -> None:
+    assert recording.EMIT_TIMEOUT + bus.HANDLER_WAIT < 5
