@@ -18,7 +18,7 @@ from atlas.db.errors import cause_of
 from atlas.errors import AtlasError, InvalidInput, Unavailable
 from atlas.events import recording
 from atlas.events.delivery.deliverer import TIMEOUT, Deliverer
-from atlas.events.delivery.endpoints import Endpoints, default_endpoint
+from atlas.events.delivery.endpoints import Endpoints, check_handler, default_endpoint
 from atlas.events.delivery.senders import Notify, TargetHandler
 from atlas.events.delivery.settings_endpoint import check_default, send_unrecorded
 from atlas.events.event import Event, make_event
@@ -110,8 +110,10 @@ class EventBus:
     def target(self, name: str) -> Callable[[HandlerT], HandlerT]:
         """Decorator: what a rule with the target ``handler:NAME`` calls, in deliverers of this process.
 
-        At least once for each event; what it raises is tried again as a webhook is.
+        At least once for each event; what it raises is tried again as a webhook is. Plain functions run
+        in a thread. Raises `InvalidInput` for a name that no rule takes.
         """
+        check_handler(name)
 
         def register(handler: HandlerT) -> HandlerT:
             self._targets[name] = handler

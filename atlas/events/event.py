@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 from atlas.errors import InvalidInput
 from atlas.repositories.events.log import NewEvent, RecordedEvent
 
-__all__ = ["MAX_PAYLOAD", "Event", "json_types", "make_event"]
+__all__ = ["MAX_PAYLOAD", "Event", "json_types", "make_event", "timestamp"]
 
 #: Largest payload in bytes of JSON.
 MAX_PAYLOAD = 262_144
@@ -99,6 +99,11 @@ def make_event(event_type: object, entity_id: object, payload: object) -> tuple[
         )
     event = Event(event_type, entity, data)
     return event, NewEvent(event.id, event_type, entity, text)
+
+
+def timestamp(moment: datetime) -> str:
+    """A time as events tell it outside of Python: RFC 3339, in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def json_types(value: Mapping[Any, Any], field: str) -> tuple[dict[str, Any], str]:

@@ -23,7 +23,7 @@ from typing import Any
 from atlas.events.event import Event
 from atlas.logging import get_logger
 
-__all__ = ["Handler", "Handlers"]
+__all__ = ["HUNG_THREADS", "Handler", "Handlers", "in_thread"]
 
 log = get_logger(__name__)
 
@@ -113,7 +113,7 @@ class _Queue:
             await asyncio.wait(self.hung, return_when=asyncio.FIRST_COMPLETED)
         plain = not _is_async(self.handler)
         call: asyncio.Future[object] = (
-            _in_thread(self.loop, self.handler, event)
+            in_thread(self.loop, self.handler, event)[0]
             if plain
             else self.loop.create_task(_awaited(self.handler, event))
         )
@@ -246,10 +246,10 @@ async def _result(awaitable: Awaitable[object]) -> object:
     return await awaitable
 
 
-def _in_thread(
+def in_thread(
     loop: asyncio.AbstractEventLoop, handler: Handler, event: Event
-) -> asyncio.Future[object]:
-    """Call a plain function in a thread that no interpreter waits for for ever."""
+) -> tuple[asyncio.Future[object], threading.Thread]:
+    """Call a plain function in a thread that no interpreter waits for for ever, nor other work for."""
     future: asyncio.Future[object] = loop.create_future()
     context = contextvars.copy_context()
 
@@ -263,9 +263,11 @@ def _in_thread(
         try:
             value, setter = context.run(handler, event), future.set_result
         except BaseException as error:
-            # a StopIteration cannot be raised into a future
-            value = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
-            setter = future.set_exception
+            value, setter = error, future.set_exception
+            # the former cannot be raised into a future, and the others would end who waits for it
+            if isinstance(error, StopIteration) or not isinstance(error, Exception):
+                value = RuntimeError(repr(error))
+                value.__cause__ = error
         with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
             loop.call_soon_threadsafe(finish, setter, value)
 
@@ -275,7 +277,7 @@ def _in_thread(
     thread = threading.Thread(target=run, name="atlas-event-handler", daemon=True)
     _threads.add(thread)
     thread.start()
-    return future
+    return future, thread
 
 
 def _let_threads_finish() -> None:

@@ -203,11 +203,13 @@ def listen(
 
 
 def _line(event: Any) -> dict[str, Any]:
+    from atlas.events.event import timestamp
+
     return {
         "id": event.id,
         "seq": event.seq,
         "type": event.event_type,
-        "timestamp": event.created_at,
+        "timestamp": timestamp(event.created_at),
         "entity_id": event.entity_id,
         "data": event.payload,
     }

@@ -20,7 +20,7 @@ from atlas.types import AlertChannel
 if TYPE_CHECKING:
     from atlas.events.bus import EventBus
 
-__all__ = ["DEFAULT", "Endpoints", "check_endpoint", "default_endpoint"]
+__all__ = ["DEFAULT", "Endpoints", "check_endpoint", "check_handler", "default_endpoint"]
 
 log = get_logger(__name__)
 
@@ -29,6 +29,8 @@ DEFAULT = "default"
 MAX_IN_FLIGHT = 100
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+# one that a rule names is part of the name that its endpoint gets
+_HANDLER = re.compile(r"[A-Za-z0-9_.:-]{1,92}")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _VALUE = re.compile(r"[\x20-\x7e]{0,4000}")
@@ -68,20 +70,31 @@ def check_endpoint(
     )
 
 
-def _url(url: object) -> str:
+def check_handler(name: object, field: str = "name") -> str:
+    """Return what ``handler:NAME`` may name. Raises `InvalidInput`."""
+    if not isinstance(name, str) or not _HANDLER.fullmatch(name):
+        raise InvalidInput(
+            "a handler's name takes 1 to 92 letters, digits, _, ., : and -",
+            field=field,
+            value=name,
+        )
+    return name
+
+
+def _url(url: object, field: str = "url") -> str:
     if not isinstance(url, str):
-        raise InvalidInput("url must be text", field="url")
+        raise InvalidInput(f"{field} must be text", field=field)
     if url.startswith("env:"):
-        return _variable(url, "url")
+        return _variable(url, field)
     kind, _, target = url.partition(":")
     if kind == "discord":
         if target not in list(AlertChannel):
             raise InvalidInput(
-                f"url names a channel: discord:{'|'.join(AlertChannel)}", field="url", value=url
+                f"{field} names a channel: discord:{'|'.join(AlertChannel)}", field=field, value=url
             )
         return url
-    if kind == "handler" and _NAME.fullmatch(target):
-        return url
+    if kind == "handler":
+        return f"handler:{check_handler(target, field)}"
     problem = webhook_client.url_problem(url)
     if problem is not None:
         raise InvalidInput(
@@ -225,6 +238,7 @@ class Endpoints:
         async with self._bus.database.transaction() as session:
             endpoints = EventEndpoints(session)
             if target.startswith(("discord:", "handler:")):
+                _url(target, "target")
                 await endpoints.ensure(check_endpoint(target, target, patterns=()))
             return await endpoints.add_route(checked, wanted, await endpoints.get(target))
 

@@ -6,17 +6,18 @@ import asyncio
 import inspect
 import json
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC
 from typing import Protocol
 
 from atlas import webhook_client
 from atlas.config import Settings
 from atlas.errors import AtlasError, ConfigurationError, Unavailable
 from atlas.events.delivery.signing import read_secrets, signature_headers
-from atlas.events.event import Event
+from atlas.events.event import Event, timestamp
+from atlas.events.handlers import HUNG_THREADS, in_thread
 from atlas.logging import get_logger
 from atlas.notifications.jobs import note
 from atlas.repositories.events.deliveries import Delivery
@@ -113,7 +114,9 @@ class NotifySender:
                 sent = await self.notify(title, text, self.channel)
         except TimeoutError:
             return Verdict(error="no answer in time", pause=True)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_ending(error):
+                raise
             return Verdict(error=type(error).__name__, pause=True)
         return Verdict(delivered=True) if sent else Verdict(error="was not sent", pause=True)
 
@@ -135,20 +138,50 @@ class HandlerSender:
             delivery.seq,
             delivery.event_at,
         )
+        if _count_hung(self.handler) >= HUNG_THREADS:
+            return Verdict(error="calls before this one have not ended", pause=True)
         try:
             async with asyncio.timeout(self.timeout) as limit:
-                if inspect.iscoroutinefunction(self.handler):
-                    await self.handler(event)
-                else:
-                    result = await asyncio.to_thread(self.handler, event)
-                    if inspect.isawaitable(result):
-                        await result
-        except Exception as error:
+                await self._call(event)
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_ending(error):
+                raise
             if limit.expired():
                 return Verdict(error="no answer in time", pause=True)
-            note(error, "deliverer", event_type=delivery.event_type)
+            if isinstance(error, Exception):
+                note(error, "deliverer", event_type=delivery.event_type)
             return Verdict(error=f"{type(error).__name__}: {error}")
         return Verdict(delivered=True)
+
+    async def _call(self, event: Event) -> None:
+        if inspect.iscoroutinefunction(self.handler):
+            await self.handler(event)
+            return
+        # not in the loop's own threads: those that hang there would hold up the names of other endpoints
+        call, thread = in_thread(asyncio.get_running_loop(), self.handler, event)
+        try:
+            result = await call
+        except asyncio.CancelledError:
+            _hung.append((self.handler, thread))
+            raise
+        if inspect.isawaitable(result):
+            await result
+
+
+#: Threads of plain functions that were not over in time.
+_hung: list[tuple[TargetHandler, threading.Thread]] = []
+
+
+def _count_hung(handler: TargetHandler) -> int:
+    _hung[:] = [(one, thread) for one, thread in _hung if thread.is_alive()]
+    return sum(one is handler for one, _ in _hung)
+
+
+def _is_ending(error: BaseException) -> bool:
+    """Whether this task is cancelled, and not only what it waited for."""
+    task = asyncio.current_task()
+    is_cancelled = isinstance(error, asyncio.CancelledError)
+    return is_cancelled and task is not None and task.cancelling() > 0
 
 
 def make_sender(
@@ -211,7 +244,7 @@ def message(delivery: Delivery) -> bytes:
 
 
 def _body(delivery: Delivery, payload: str) -> bytes:
-    moment = delivery.event_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    moment = timestamp(delivery.event_at)
     # the payload is JSON text already: PostgreSQL wrote it
     return (
         f'{{"id":"{delivery.event_id}","type":{_json(delivery.event_type)},"timestamp":"{moment}",'

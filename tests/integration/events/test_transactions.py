@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 import structlog
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from atlas.db import Database
 from atlas.errors import DatabaseError, DatabaseUnavailable
 from atlas.events import Event, EventBus
 from tests.support.events import rows
-from tests.support.sql import execute
+from tests.support.sql import execute, scalar
 
 
 class Undo(Exception):
@@ -39,6 +39,41 @@ async def test_handlers_hear_of_a_callers_event_after_the_commit_and_in_order(
         assert seen == []
     await bus.drain()
     assert seen == [("a", 2), ("b", 2)]
+
+
+async def test_a_handler_that_is_registered_before_the_commit_hears_what_is_emitted_from_then_on(
+    bus: EventBus, database: Database
+) -> None:
+    seen: list[str] = []
+    async with database.transaction() as session:
+        await bus.emit("before", session=session)
+        bus.on("*")(lambda event: seen.append(event.event_type))
+        await bus.emit("after", session=session)
+    await bus.drain()
+    assert seen == ["after"]
+    assert [row.event_type for row in await rows(database)] == ["before", "after"]
+
+
+async def test_a_session_on_another_driver_loses_the_row_with_a_word_and_nothing_else(
+    bus: EventBus, database: Database
+) -> None:
+    seen: list[tuple[str, int | None]] = []
+    bus.on("*")(lambda event: seen.append((event.event_type, event.seq)))
+    insert = text("INSERT INTO search_queue (query_term) VALUES (:term)")
+    engine = create_async_engine(
+        make_url(await database.libpq_url()).set(drivername="postgresql+psycopg")
+    )
+    async with AsyncSession(engine) as session, session.begin():
+        await session.execute(insert, {"term": "x"})
+        with structlog.testing.capture_logs() as logs:
+            await bus.emit("a", session=session)
+        await session.execute(insert, {"term": "y"})
+    await engine.dispose()
+    await bus.drain()
+    assert [entry["event"] for entry in logs] == ["event_not_recorded"]
+    assert await scalar(database, "SELECT count(*) FROM search_queue") == 2
+    assert await rows(database) == []
+    assert seen == [("a", None)]  # as where PostgreSQL is away
 
 
 async def test_an_event_is_undone_with_the_callers_transaction(

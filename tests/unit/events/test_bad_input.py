@@ -43,6 +43,7 @@ CYCLE["self"] = CYCLE
         ("url", {"url": "ftp://host/"}),
         ("url", {"url": "https://host..example/"}),
         ("url", {"url": "discord:nowhere"}),
+        ("url", {"url": "handler:a b"}),
         ("url", {"url": "env:lower-case"}),
         ("url", {"url": 7}),
         ("secret", {"secret": "whsec_" + base64.b64encode(bytes(23)).decode()}),
@@ -72,6 +73,16 @@ def test_an_endpoint_is_refused_with_the_field_named(field: str, changes: dict[s
     assert caught.value.field == field
     assert "hunter2" not in str(caught.value)
     assert "plain" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a" * 93, None])
+def test_a_handler_no_rule_can_name_is_refused_by_its_own_rule(name: Any) -> None:
+    made = bus.EventBus()
+    with pytest.raises(InvalidInput, match="a handler's name takes"):
+        made.target(name)
+    with pytest.raises(InvalidInput, match="a handler's name takes") as caught:
+        check_endpoint("a", f"handler:{name or ''}")
+    assert caught.value.field == "url"
 
 
 @pytest.mark.parametrize("size", [24, 64])

@@ -9,13 +9,16 @@ import uuid
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import pytest
+
 from atlas.db import Database
-from atlas.events import EventBus
+from atlas.events import Event, EventBus
 from atlas.events.delivery import deliverer
 from atlas.events.delivery.deliverer import SCHEDULE
 from atlas.events.delivery.router import route_page
 from atlas.events.delivery.senders import HandlerSender, NotifySender, Verdict
 from atlas.events.delivery.windows import Window
+from atlas.events.handlers import HUNG_THREADS
 from atlas.repositories.events.deliveries import Delivery, EventDeliveries, Outcome
 from atlas.types import AlertChannel
 from tests.support.events import (
@@ -200,15 +203,55 @@ async def test_an_outcome_is_recorded_while_another_request_is_under_way(
     await running
 
 
+def claimed() -> Delivery:
+    return Delivery(uuid.uuid4(), 1, datetime.now(UTC), 1, None, 1, "a", None, "{}", uuid.uuid4())
+
+
 async def test_a_target_of_this_process_that_does_not_end_is_ended_in_time() -> None:
     async def hang(*_: object) -> bool:
         return await asyncio.Event().wait()
 
-    claimed = Delivery(
-        uuid.uuid4(), 1, datetime.now(UTC), 1, None, 1, "a", None, "{}", uuid.uuid4()
-    )
     for sender in (HandlerSender(hang, 0.01), NotifySender(hang, AlertChannel.OPS, 0.01)):
-        assert await sender.send(claimed) == Verdict(error="no answer in time", pause=True)
+        assert await sender.send(claimed()) == Verdict(error="no answer in time", pause=True)
+
+
+async def test_a_plain_target_that_hangs_holds_up_neither_other_threads_nor_the_programs_end() -> (
+    None
+):
+    release, threads = threading.Event(), list[threading.Thread]()
+
+    def hang(event: Event) -> None:
+        threads.append(threading.current_thread())
+        release.wait()
+
+    sender = HandlerSender(hang, 0.01)
+    for _ in range(HUNG_THREADS):
+        assert await sender.send(claimed()) == Verdict(error="no answer in time", pause=True)
+    refused = await sender.send(claimed())
+    assert (refused.pause, refused.error) == (True, "calls before this one have not ended")
+    await until(lambda: asyncio.sleep(0, len(threads) == HUNG_THREADS))
+    assert all(thread.daemon for thread in threads)  # no loop and no interpreter waits for them
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert await HandlerSender(hang, 60).send(claimed()) == Verdict(delivered=True)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, StopIteration, ValueError])
+async def test_whatever_a_target_raises_is_an_outcome(error: type[BaseException]) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    async def fail_later(*_: object) -> bool:
+        raise asyncio.CancelledError
+
+    for sender in (
+        HandlerSender(fail, 60),
+        HandlerSender(fail_later, 60),
+        NotifySender(fail_later, AlertChannel.OPS, 60),
+    ):
+        verdict = await sender.send(claimed())
+        assert not verdict.delivered and verdict.error
 
 
 async def test_a_claim_belongs_to_the_transaction_of_its_session(
