@@ -99,6 +99,11 @@ CATALOGUE: Mapping[str, EventType] = {
     "endpoint.resumed": EventType(
         "A paused endpoint took a delivery.", "its name", {"due": "deliveries made due at once"}
     ),
+    "endpoint.rotated": EventType(
+        "The secret of an endpoint changes.",
+        "its name",
+        {"rotating": "true: two secrets sign; false: the second has become the only one"},
+    ),
     "events.retention_forced": EventType(
         "A day of the log was dropped that somebody had still to read.",
         fields={"day": "the UTC day", "readers": "cursors and endpoints left behind"},

@@ -229,6 +229,7 @@ class Endpoints:
                 )
             first = endpoint.secret if new is not None else endpoint.next_secret
             await EventEndpoints(session).rotate(name, first, new)
+            await self._emit(session, "endpoint.rotated", endpoint, rotating=new is not None)
 
     async def add_route(self, pattern: str, target: str, condition: object = None) -> Route:
         """Make a rule to an endpoint, ``discord:CHANNEL`` or ``handler:NAME``. Raises

@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from atlas.db import Database
 from atlas.events import EventBus
-from tests.support.events import OTHER, SECRET, of_type, settings, verified
+from tests.support.events import OTHER, SECRET, of_type, rows, settings, verified
 from tests.support.servers.http import LoopbackServer, Request
 
 
@@ -30,6 +30,8 @@ async def test_while_a_secret_rotates_both_receivers_accept(
     assert verified(of_type(server)[1], OTHER)
     with pytest.raises(WebhookVerificationError):
         verified(of_type(server)[1], SECRET)
+    told = [row.payload for row in await rows(database) if row.event_type == "endpoint.rotated"]
+    assert told == [{"rotating": True}, {"rotating": False}]
 
 
 async def test_two_secrets_of_the_settings_sign_both(
