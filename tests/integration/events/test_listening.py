@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -129,6 +130,19 @@ async def test_one_process_at_a_time_reads_under_a_name(bus: EventBus) -> None:
             assert await read(bus, "me") == []
             break
     assert await read(bus, "me") == ["a"]
+
+
+async def test_a_cursor_that_another_holds_or_has_moved_is_not_taken(database: Database) -> None:
+    mine, other = uuid.uuid4(), uuid.uuid4()
+    async with database.session() as session:
+        cursors = EventCursors(session)
+        await cursors.ensure("me")
+        before = await cursors.read("me")
+        assert before is not None and await cursors.hold(before, mine, 60)
+        assert not await cursors.hold(before, other, 60)  # it was read before the other took it
+        now = await cursors.read("me")
+        assert now is not None and not await cursors.hold(now, other, 60)
+        assert await cursors.hold(now, mine, 60)
 
 
 async def test_only_matching_types_come_and_the_others_are_not_read_twice(
@@ -272,6 +286,7 @@ async def test_retention_waits_for_the_slowest_reader_up_to_the_last_day(
 async def test_a_rule_takes_what_matches_and_explain_says_why(
     bus: EventBus, database: Database
 ) -> None:
+    await bus.emit("video.seen", "earlier", {"views": 3, "tier": "HOURLY"})  # before each of them
     await bus.endpoints.add("all", "https://a.example/", patterns=["video.*"])
     await bus.endpoints.add(
         "big", "https://b.example/", patterns=["*"], condition={"tier": "HOURLY"}

@@ -6,12 +6,14 @@ import asyncio
 import json
 import threading
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 
 from atlas.db import Database
+from atlas.errors import DatabaseUnavailable
 from atlas.events import Event, EventBus
 from atlas.events.delivery import deliverer
 from atlas.events.delivery.deliverer import SCHEDULE
@@ -20,6 +22,7 @@ from atlas.events.delivery.senders import HandlerSender, NotifySender, Verdict
 from atlas.events.delivery.windows import Window
 from atlas.events.handlers import HUNG_THREADS
 from atlas.repositories.events.deliveries import Delivery, EventDeliveries, Outcome
+from atlas.repositories.events.endpoints import EventEndpoints
 from atlas.types import AlertChannel
 from tests.support.events import (
     SECRET,
@@ -201,6 +204,61 @@ async def test_an_outcome_is_recorded_while_another_request_is_under_way(
     release.set()
     worker.stop()
     await running
+
+
+async def test_a_claim_takes_nothing_of_others_nor_what_is_due_to_who_is_unwell(
+    quiet: EventBus, database: Database, server: LoopbackServer
+) -> None:
+    made = await quiet.endpoints.add("hook", f"{server.url}/hook", patterns=["a*"])
+    await quiet.emit_many([("a",)] * 2)
+    await route_page(database)
+    probe, room = uuid.uuid4(), {made.id: 5}
+    async with database.session() as one, database.session() as other, asyncio.timeout(60):
+        (first,) = await EventDeliveries(one).claim({made.id: 1}, {}, uuid.uuid4(), 60)
+        # under way, and not waited for
+        (second,) = await EventDeliveries(other).claim(room, {}, uuid.uuid4(), 60)
+        assert first.event_id != second.event_id
+        await one.commit()
+        await other.rollback()
+        assert await EventDeliveries(one).make_due(made.id) == 0  # what waits is due, or claimed
+        assert await EventEndpoints(one).pause(made.id, 0, "unwell")
+        assert await EventDeliveries(one).claim(room, {}, uuid.uuid4(), 60) == []
+        assert await EventEndpoints(one).take_probe(made.id, probe, 60)
+        assert not await EventEndpoints(one).take_probe(made.id, uuid.uuid4(), 60)
+        stranger = {made.id: uuid.uuid4()}
+        assert await EventDeliveries(one).claim(room, stranger, uuid.uuid4(), 60) == []
+        (probed,) = await EventDeliveries(one).claim(room, {made.id: probe}, uuid.uuid4(), 60)
+        assert probed.event_id == second.event_id
+
+
+async def test_outcomes_that_postgresql_does_not_take_are_kept_until_it_does(
+    quiet: EventBus,
+    database: Database,
+    server: LoopbackServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await quiet.endpoints.add("hook", f"{server.url}/hook", patterns=["a*"])
+    await quiet.emit_many([("a",)] * 3)
+    report, failures = EventDeliveries.report, iter([DatabaseUnavailable("away")] * 2)
+
+    async def reported(self: EventDeliveries, outcomes: Sequence[Outcome]) -> int:
+        if outcomes and (error := next(failures, None)) is not None:
+            raise error
+        return await report(self, outcomes)
+
+    monkeypatch.setattr(EventDeliveries, "report", reported)
+    worker = quiet.deliverer()
+    running = asyncio.create_task(worker.run())
+
+    async def are_recorded() -> bool:
+        count = await scalar(database, "SELECT count(delivered_at) FROM event_deliveries")
+        return bool(count == 3)
+
+    await until(are_recorded)
+    worker.stop()
+    await running
+    assert next(failures, None) is None
+    assert len(server.requests) == 3
 
 
 def claimed() -> Delivery:
