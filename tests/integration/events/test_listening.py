@@ -145,6 +145,20 @@ async def test_a_cursor_that_another_holds_or_has_moved_is_not_taken(database: D
         assert await cursors.hold(now, mine, 60)
 
 
+async def test_a_router_leaves_the_log_to_the_one_that_is_at_it(
+    bus: EventBus, database: Database
+) -> None:
+    assert await route_page(database) == 0
+    await bus.emit("a")
+    async with database.session() as session, asyncio.timeout(60):
+        cursor = await EventCursors(session).read(ROUTER)
+        assert cursor is not None and await EventCursors(session).lock(cursor)
+        assert await route_page(database) is None
+        await session.rollback()
+        assert await route_page(database) == 1
+        assert not await EventCursors(session).lock(cursor)  # it has gone on
+
+
 async def test_only_matching_types_come_and_the_others_are_not_read_twice(
     bus: EventBus, database: Database
 ) -> None:
