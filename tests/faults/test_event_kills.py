@@ -51,7 +51,6 @@ class Receiver:
 
     def __init__(self) -> None:
         self.came: list[tuple[str, datetime]] = []
-        self.forged = 0
 
     def __call__(self, request: Request) -> Reply:
         verified(request)
@@ -95,6 +94,7 @@ class Team:
 def receiver() -> Iterator[tuple[LoopbackServer, Receiver]]:
     with loopback_server() as server:
         server.respond = receiver = Receiver()
+        server.latency = 0.2  # so that kills meet requests in flight
         yield server, receiver
 
 
