@@ -137,7 +137,16 @@ def _mix(values: Hashes) -> Hashes:
 
 
 def rows_fingerprint(table: pa.Table) -> str:
-    """The fingerprint of any small table: each row hashed as canonical JSON. About 100,000 rows a second."""
+    """The fingerprint of any table. One of an id and numbers or days is hashed as samples are; of others each
+    row as canonical JSON, about 100,000 a second."""
+    kinds = [column.type for column in table.columns[1:]]
+    if all(pa.types.is_integer(kind) or pa.types.is_date32(kind) for kind in kinds):
+        days = pa.int32()
+        columns = [one.cast(days) if pa.types.is_date32(one.type) else one for one in table.columns]
+        numbered = Fingerprint(table.column_names)
+        for batch in pa.table(columns, table.column_names).to_batches():
+            numbered.update(batch)
+        return numbered.hex
     total = 0
     for row in table.to_pylist():
         text = json.dumps(row, sort_keys=True, default=str, ensure_ascii=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,20 @@ def test_the_fingerprint_tells_null_from_zero_doubling_and_swapped_columns() -> 
         found.add(taken.hex)
     assert len(found) == len(variants)
     assert rows_fingerprint(table([one])) != rows_fingerprint(table([one, one]))
+
+
+def test_rows_of_an_id_with_numbers_and_days_have_a_fingerprint_of_their_own() -> None:
+    def days(*rows: tuple[str, int, date | None]) -> pa.Table:
+        schema = pa.schema([("id", pa.string()), ("number", pa.int64()), ("day", pa.date32())])
+        return pa.Table.from_pylist(
+            [dict(zip(schema.names, row, strict=True)) for row in rows], schema
+        )
+
+    one, two = ("a", 1, START.date()), ("b", 2, None)
+    variants = [[one, two], [one], [one, one], [("a", 1, None)], [("b", 1, START.date())]]
+    variants += [[("a", 1, date(1970, 1, 1))], [("a", 2, START.date())], []]
+    assert len({rows_fingerprint(days(*rows)) for rows in variants}) == len(variants)
+    assert rows_fingerprint(days(one, two)) == rows_fingerprint(days(two, one))
 
 
 def test_more_rows_than_fit_in_memory_are_sorted_in_runs_on_disk(
