@@ -57,10 +57,10 @@ docs: $(VENV)/.dev ## write the pages that are made from the code (docs/, ENV.ex
 bench: $(VENV)/.dev ## measurements beside peers and limits, a table
 	ENV=test $(BIN)/python -m benchmarks
 
-chaos: $(VENV)/.dev ## N random schedules of faults against the archive, N/10 on each service, killed workers, N kills of what delivers events, claims of a million rows (make chaos N=1000)
+chaos: $(VENV)/.dev ## N random schedules of faults against the archive, N/10 on each service, N/5 of the schedule in the vault, killed workers, N kills of what delivers events, claims of a million rows (make chaos N=1000)
 	ATLAS_CHAOS=$(N) $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/faults/archive/test_random_schedules.py \
 		tests/faults/archive/test_remote.py tests/faults/test_workers.py tests/faults/test_event_kills.py \
-		tests/integration/scheduling/test_claim_plans.py
+		tests/faults/long_ago tests/integration/scheduling/test_claim_plans.py
 
 clean: ## what was built, not what was measured or archived
 	rm -rf $(VENV) $(VENV)-floors build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache htmlcov .coverage

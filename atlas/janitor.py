@@ -15,6 +15,7 @@ from typing import Any
 from atlas.archive.archiver import Archiver
 from atlas.archive.budget import HotTier, hot_tier
 from atlas.archive.export.finished import move_finished
+from atlas.archive.export.schedule import cohorts_to_move, move_schedule
 from atlas.archive.jobs import begin_job
 from atlas.config import get_settings
 from atlas.db import Database, db
@@ -29,9 +30,11 @@ from atlas.parsing import parse_age
 from atlas.repositories.finished import FINISHED, FinishedRows
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.hot.stats import EARLIEST
+from atlas.repositories.ledger.schedule import ScheduleFiles
 from atlas.repositories.notifications import ErrorGroups
 from atlas.repositories.search_queue import SearchQueue
 from atlas.scheduling.calendar import Calendar
+from atlas.types import ObjectStore
 from atlas.vault import Vault, get_vault
 
 log = get_logger(__name__)
@@ -81,6 +84,7 @@ class Janitor:
             await self._partitions_ahead()
             await self._searches()
             await self._schedule()
+            await self._old_schedule()
             await self._errors()
             await self._relieve()
         settings = get_settings()
@@ -150,10 +154,37 @@ class Janitor:
 
     async def _schedule(self) -> None:
         """Move slow videos out of the rows of the watchlist, and set their intervals by the budget."""
-        calendar = Calendar(self.database)
+        calendar = Calendar(self.database, lambda: self._store)
         await calendar.turn()
         await calendar.park()
         await calendar.plan()
+
+    async def _old_schedule(self) -> None:
+        """Move slow videos of long ago to the vault, and settle what an earlier run or an adoption left.
+
+        What fails is tried again by the next run: until then PostgreSQL has them, and grows.
+        """
+        async with self.database.transaction(read_only=True) as session:
+            cohorts = await cohorts_to_move(session)
+            unsettled = [
+                file for file in await ScheduleFiles(session).live() if not file.is_settled
+            ]
+        if not (cohorts or unsettled):
+            return
+        try:
+            async with begin_job(self.database, self._store, wait=True) as steps:
+                moved = await move_schedule(steps, cohorts)
+        except AtlasError as error:
+            log.warning("schedule_not_moved", cohorts=len(cohorts), error=str(error))
+            note(error, "janitor", call="move_schedule")
+            return
+        if moved:
+            facts = {"videos": moved, "months": len(cohorts)}
+            await bus_of(self.database).emit("watchlist.archived", payload=facts)
+
+    @property
+    def _store(self) -> ObjectStore:
+        return (self._vault or get_vault()).store
 
     async def _errors(self) -> None:
         """Send the digests of error groups that are due, and forget groups of long ago."""

@@ -9,8 +9,7 @@ from atlas.db import Database
 from atlas.repositories.hot.restored import Pin, Pins
 from atlas.repositories.leases import LeaseCounts, Leases
 from atlas.repositories.search_queue import SearchQueueReader, SearchSummary
-from atlas.repositories.status import StatusReader, Tiers
-from atlas.repositories.videos import StatusSummary, VideoReader
+from atlas.repositories.status import StatusReader, StatusSummary, Tiers, VideoReader
 from atlas.repositories.watchlist import TierSummary, WatchlistReader
 from atlas.scheduling.calendar import CalendarStatus, calendar_status
 from atlas.scheduling.kinds import KINDS

@@ -71,6 +71,7 @@ class Dataset(StrEnum):
     STATS = "video_stats"
     METRICS = "metrics"
     VIDEOS = "videos"
+    SCHEDULE = "schedule"
 
 
 class ArchiveState(StrEnum):

@@ -369,6 +369,7 @@ DOCUMENTS: Mapping[str, Any] = {
     "vault rebuild": RebuildReport,
     "vault release": ReleaseReport,
     "vault restore": RestoreReport,
+    "vault restore-schedule": dict[Literal["videos"], int],
     "work ls": WorkListing,
     "work requeue": Requeued,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -18,12 +18,15 @@ from atlas.ingest import parse_sample, record_samples
 from atlas.logging import get_logger
 from atlas.parsing import parse_age, parse_counter
 from atlas.repositories.leases import Head
+from atlas.repositories.ring.membership import Answers
 from atlas.repositories.search_queue import SearchQueue
 from atlas.repositories.videos import Videos, Work
 from atlas.repositories.watchlist import NewEntry, Watchlist
 from atlas.scheduling.calendar import Calendar
+from atlas.scheduling.undecided import Undecided, until_decided
 from atlas.types import (
     Channel,
+    ReadableStore,
     Sample,
     SearchStatus,
     Taken,
@@ -66,7 +69,8 @@ def _each(
 
 
 class MaiaDAO(GhostTrackingMixin):
-    """Everything that agents ask of Atlas's database. Each call is one transaction.
+    """Everything that agents ask of Atlas's database. Each call is one transaction, and adding or discovering
+    videos a further one for those of whom only files in the vault say whether they are known.
 
     Rows come back as plain dicts with exactly the keys named. What a ``fetch_*`` call leases no other
     caller gets until it is reported, or the lease runs out: after 10 minutes by the database's clock,
@@ -77,7 +81,12 @@ class MaiaDAO(GhostTrackingMixin):
         self.database = db if database is None else database
         self.vault = vault
         self._watchlist_head = Head()
-        self._calendar = Calendar(self.database)
+        self._calendar = Calendar(self.database, self._store)
+
+    def _store(self) -> ReadableStore:
+        from atlas.vault import get_vault
+
+        return (self.vault or get_vault()).store
 
     async def fetch_hunter_batch(self, batch_size: int = 10) -> list[SearchTerm]:
         """Lease active search terms, by priority, then mentions.
@@ -168,20 +177,41 @@ class MaiaDAO(GhostTrackingMixin):
     async def _write(self, found: Sequence[tuple[Video, Channel | None]]) -> int:
         if not found:
             return 0
+        count = 0
+
+        async def write(only: Collection[str] | None, answers: Answers | None) -> Undecided:
+            nonlocal count
+            part = [one for one in found if only is None or one[0].id in only]
+            taken, undecided = await self._write_known(part, answers)
+            count += taken
+            return undecided
+
+        await until_decided(self.database, self._store, write)
+        return count
+
+    async def _write_known(
+        self, found: Sequence[tuple[Video, Channel | None]], answers: Answers | None
+    ) -> tuple[int, Undecided]:
+        """Write those that were not collected before, in one transaction; returns which may have been."""
         channels = [channel for _, channel in found if channel is not None]
         async with self.database.transaction() as session:
             videos = [video for video, _ in found]
-            taken = await Videos(session).discover(videos, channels)
-            if taken.new and get_settings().watchlist_on_ingest:
+            repository, watchlist = Videos(session, answers), Watchlist(session, answers)
+            taken = await repository.discover(videos, channels)
+            new = {*taken.new}
+            if new and get_settings().watchlist_on_ingest:
                 published = {video.id: video.published_at for video in videos}
-                watchlist = Watchlist(session)
                 await watchlist.add(
                     NewEntry(video_id, published_at=published[video_id]) for video_id in taken.new
                 )
                 await self._emit_added(session, watchlist.added, TrackingTier.HOURLY)
-            if taken.new:
-                await self._tell_discovered(session, videos, set(taken.new))
-            return taken.videos
+                # moved to the vault since `discover` looked
+                await repository.take_back(watchlist.undecided)
+                new -= watchlist.undecided.keys()
+            if new:
+                await self._tell_discovered(session, videos, new)
+            count = taken.videos - len(watchlist.undecided)
+            return count, repository.undecided | watchlist.undecided
 
     async def _tell_discovered(
         self, session: Session, videos: Sequence[Video], new: set[str]

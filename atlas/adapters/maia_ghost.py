@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from atlas.adapters.rows import TrackingRow
-from atlas.errors import InvalidInput
+from atlas.errors import InvalidInput, VaultUnavailable
 from atlas.events import bus_of
 from atlas.parsing import invalid, parse_moment
+from atlas.repositories.ring.membership import Answers
 from atlas.repositories.watchlist import DueVideo, NewEntry, TrackingReport, Watchlist
 from atlas.scheduling import AgePolicy
-from atlas.types import TrackingTier, check_id
+from atlas.scheduling.undecided import Undecided, until_decided
+from atlas.types import ReadableStore, TrackingTier, check_id
 
 if TYPE_CHECKING:
     from atlas.db import Database
@@ -35,21 +37,32 @@ class GhostTrackingMixin:
     database: Database
     _watchlist_head: Head
     _calendar: Calendar
+    _store: Callable[[], ReadableStore]
 
     async def add_to_watchlist(
         self, video_id: str, tier: str = "HOURLY", published_at: datetime | str | None = None
     ) -> None:
         """Sample a video from now on; it is due at once. One that is on the list stays as it is, one that
-        was forgotten stays out."""
+        was forgotten stays out. Raises `VaultUnavailable` where only files in the vault could tell.
+        """
         entry = NewEntry(
             check_id(video_id),
             _tier(tier, field="tier"),
             parse_moment(published_at, field="published_at"),
         )
-        async with self.database.transaction() as session:
-            watchlist = Watchlist(session)
-            await watchlist.add([entry])
-            await self._emit_added(session, watchlist.added, entry.tracking_tier)
+
+        async def add(_: object, answers: Answers | None) -> Undecided:
+            async with self.database.transaction() as session:
+                watchlist = Watchlist(session, answers)
+                await watchlist.add([entry])
+                await self._emit_added(session, watchlist.added, entry.tracking_tier)
+                return watchlist.undecided
+
+        if await until_decided(self.database, self._store, add):
+            raise VaultUnavailable(
+                f"only files in the vault, which cannot be read, say whether {video_id} is on the watchlist",
+                hint="nothing was changed; add it again once `atlas vault fsck` finds the vault well",
+            )
 
     async def fetch_tracking_batch(self, batch_size: int = 50) -> list[TrackingRow]:
         """Lease due videos, earliest first: video_id, tracking_tier, last_tracked_at, next_track_at.

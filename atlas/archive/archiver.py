@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 
 from atlas.archive.budget import hot_tier
+from atlas.archive.export.schedule import restore_schedule
 from atlas.archive.export.slices import ArchiveReport, Run
 from atlas.archive.fencing.lock import archiver_lock
 from atlas.archive.jobs import begin_job
@@ -232,6 +233,17 @@ class Archiver:
         facts = {"since": first, "until": last, "rows": report.restored}
         await bus_of(self.database).emit("archive.restored", payload=facts)
         return report
+
+    @tracked("archiver")
+    async def restore_schedule(self, *, progress: Progress | None = None) -> int:
+        """Bring the part of the watchlist that lies in the vault back to PostgreSQL; returns how many videos.
+
+        For a downgrade, or a vault that is given up: set WATCHLIST_VAULT_MONTHS to 0 first, or the
+        janitor moves them out again. 6.5 bytes a video. May be stopped and called again; the files stay until
+        `collect_garbage` finds their grace period over. Raises as `compact` does.
+        """
+        async with self._held() as steps:
+            return await restore_schedule(steps, progress)
 
     @tracked("archiver")
     async def release(

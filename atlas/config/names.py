@@ -106,6 +106,9 @@ class SettingNames:
         def TRACKING_SAMPLES_PER_DAY(self) -> int | None: ...
 
         @property
+        def WATCHLIST_VAULT_MONTHS(self) -> int: ...
+
+        @property
         def WATCHLIST_ON_INGEST(self) -> bool: ...
 
         @property

@@ -143,6 +143,8 @@ class Settings(SettingNames, BaseSettings):
     hot_max_bytes: ByteSize = Field(ByteSize(200_000_000), ge=1_000_000)
     tracking_samples_per_day: int | None = Field(default=None, ge=1)
     """Bound of the samples that workers claim in a UTC day; None: there is none."""
+    watchlist_vault_months: int = Field(default=12, ge=0)
+    """Months after publication after which the vault keeps slow videos' places, if many; 0: never."""
     watchlist_on_ingest: bool = False
     """Whether a video that is ingested for the first time is put on the watchlist, too."""
     #: Hours of samples in one partition: what is archived at a time.

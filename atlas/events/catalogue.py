@@ -174,6 +174,10 @@ CATALOGUE: Mapping[str, EventType] = {
         "the video's id",
         {"video_id": "the video's id", "tracking_tier": "how often"},
     ),
+    "watchlist.archived": EventType(
+        "Slow videos of long ago have their place in the schedule in the vault from now on.",
+        fields={"videos": "how many", "months": "of how many months"},
+    ),
     "watchlist.budget_spent": EventType(
         "The last samples of a day's TRACKING_SAMPLES_PER_DAY were given to workers.",
         fields={"samples": "the budget", "until": "end of the UTC day"},
@@ -186,6 +190,10 @@ CATALOGUE: Mapping[str, EventType] = {
             "tracking_tier": "how often",
             "before": "the tier that it had",
         },
+    ),
+    "watchlist.undecided": EventType(
+        "Videos were left out: only files in the vault, which could not be read, say whether they are known.",
+        fields={"videos": "how many", "reason": "why the files could not be read"},
     ),
     "work.quarantined": EventType(
         "Work was put aside: its attempts are spent.",

@@ -268,7 +268,7 @@ class Job:
             self._report(int(size * share), size, f"loading, {shown}")
 
         loads = [
-            asyncio.create_task(self._load_videos(database, advance)),
+            asyncio.create_task(self._load_videos(database, stored, advance)),
             asyncio.create_task(self._load_samples(database, stored, advance)),
         ]
         try:
@@ -278,11 +278,18 @@ class Job:
                 one.cancel()
             await asyncio.wait(loads)
 
-    async def _load_videos(self, database: Database, advance: Callable[[str, int], None]) -> None:
-        loader = VideoLoader(database)
+    async def _load_videos(
+        self, database: Database, stored: StoredSamples, advance: Callable[[str, int], None]
+    ) -> None:
+        loader = VideoLoader(database, lambda: stored.store)
         for number, facts in self.facts:
             await loader.load(facts, self._surveyed.plans[number].tag_separator)
             advance("videos", facts.num_rows)
+        if loader.undecided:
+            self.report.notes.append(
+                f"{loader.undecided} videos were left out: only files in the vault, which cannot be read, "
+                "say whether they are known; import them again"
+            )
 
     async def _load_samples(
         self, database: Database, stored: StoredSamples, advance: Callable[[str, int], None]

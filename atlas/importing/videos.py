@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from atlas.importing.columns.last_known import last, numbered
 from atlas.importing.columns.rows import FACTS
 from atlas.importing.files.spool import Spool
 from atlas.repositories.base import CHUNK
+from atlas.repositories.ring.membership import Answers
 from atlas.repositories.ring.pages import RingReader
 from atlas.repositories.videos import Videos
 from atlas.repositories.watchlist import NewEntry, Watchlist
 from atlas.scheduling import AgePolicy
+from atlas.scheduling.undecided import Undecided, until_decided
 from atlas.tables.sample import MOMENT
-from atlas.types import Channel, Video
+from atlas.types import Channel, ReadableStore, Video
 
 #: Facts that are merged before they are written.
 _FACTS_BYTES = 16 << 20
@@ -35,13 +37,18 @@ _OF_VIDEO = (
 
 
 class VideoLoader:
-    """Writes videos, each with its channel and its place in the schedule; the same facts once."""
+    """Writes videos, each with its channel and its place in the schedule; the same facts once.
+
+    ``undecided`` counts videos that were left out, because only files in the vault, which cannot be read, say
+    whether they are known.
+    """
 
     #: Facts that are remembered as written: saves repeats, costs some 100 bytes each.
     _REMEMBERED = 200_000
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, store: Callable[[], ReadableStore]) -> None:
+        self.undecided = 0
+        self._database, self._store = database, store
         self._written: set[int] = set()
 
     async def load(self, facts: pa.Table, tag_separator: str) -> None:
@@ -69,22 +76,33 @@ class VideoLoader:
             videos.append(_video(known["video_id"][at], channel, tag_separator, *facts[2:]))
             born.append(known["born"][at])
         policy = AgePolicy()
-        async with self._database.transaction() as session:
-            seen = await RingReader(session).find(known["video_id"][at] for at in rows)
-            repository = Videos(session)
-            await repository.discover(videos, channels.values(), seen)
-            now = await repository.now()
-            tier = functools.cache(lambda moment: policy.tier(moment, now))
-            # a video is at least as old as its first sample here
-            entries = (
-                NewEntry(
-                    video.id,
-                    tier(video.published_at or first or now),
-                    published_at=video.published_at,
-                )
+
+        async def write(only: Collection[str] | None, answers: Answers | None) -> Undecided:
+            some = [
+                (video, first)
                 for video, first in zip(videos, born, strict=True)
-            )
-            await Watchlist(session).add(entries, seen)
+                if only is None or video.id in only
+            ]
+            async with self._database.transaction() as session:
+                published = {video.id: video.published_at for video, _ in some}
+                seen = await RingReader(session).find(published, answers, published)
+                repository, watchlist = Videos(session, answers), Watchlist(session, answers)
+                await repository.discover([video for video, _ in some], channels.values(), seen)
+                now = await repository.now()
+                tier = functools.cache(lambda moment: policy.tier(moment, now))
+                # a video is at least as old as its first sample here
+                entries = [
+                    NewEntry(
+                        video.id,
+                        tier(video.published_at or first or now),
+                        published_at=video.published_at,
+                    )
+                    for video, first in some
+                ]
+                await watchlist.add(entries, seen)
+                return repository.undecided | watchlist.undecided
+
+        self.undecided += len(await until_decided(self._database, self._store, write))
 
     def _is_news(self, row: tuple[object, ...]) -> bool:
         """Whether these facts were not written yet; when the video was first seen is none of them."""

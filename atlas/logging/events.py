@@ -300,6 +300,11 @@ _OTHERS: dict[str, LogEvent] = {
     "video_without_usable_id": LogEvent(
         "warning", "error", "An item without a video id was left out."
     ),
+    "videos_undecided": LogEvent(
+        "warning",
+        "videos reason",
+        "Videos were left out: only files in the vault, which could not be read, say whether they are known.",
+    ),
     "watchlist_parked": LogEvent(
         "info",
         "videos collected",

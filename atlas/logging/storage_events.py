@@ -142,6 +142,30 @@ STORAGE_EVENTS: dict[str, LogEvent] = {
         "debug", "hot_rows files skipped spans", "A read has chosen its files."
     ),
     "restored": LogEvent("info", "rows written", "A restore ended."),
+    "schedule_file_unreadable": LogEvent(
+        "error",
+        "key error",
+        "A file of the schedule is lost or damaged: its videos are not sampled.",
+    ),
+    "schedule_moved": LogEvent(
+        "info", "cohort key videos", "Slow videos were written to a file of the vault."
+    ),
+    "schedule_not_moved": LogEvent(
+        "warning",
+        "cohorts error",
+        "Slow videos of long ago could not be moved to the vault; the next run tries again.",
+    ),
+    "schedule_not_read": LogEvent(
+        "warning",
+        "reason cohorts",
+        "Files of the schedule could not be read: these months' videos wait to be sampled.",
+    ),
+    "schedule_restored": LogEvent(
+        "info", "files", "The part of the watchlist in the vault was brought back to PostgreSQL."
+    ),
+    "schedule_settled": LogEvent(
+        "info", "files videos", "Files of the schedule took the place of what the ring had of them."
+    ),
     "spool_left_at_exit": LogEvent(
         "warning",
         "vault files",

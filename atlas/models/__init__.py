@@ -22,6 +22,7 @@ from atlas.models.notifications import ErrorGroup, NotificationLane
 from atlas.models.stats import StatsRecord
 from atlas.models.videos import ChannelRecord, VideoRecord, VideoTombstone
 from atlas.models.watchlist import (
+    FilterPage,
     RingCohort,
     RingDay,
     RingPage,
@@ -44,6 +45,7 @@ __all__ = [
     "EventDelivery",
     "EventEndpoint",
     "EventRoute",
+    "FilterPage",
     "KeyNotice",
     "KeyRest",
     "NotificationLane",

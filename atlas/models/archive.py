@@ -47,6 +47,8 @@ class ArchiveFile(Base):
     live_at: Mapped[UtcTimestamp | None]
     retired_at: Mapped[UtcTimestamp | None]
     merged: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Of a file of the schedule: since when the ring has none of its rows, and the filter all.
+    settled_at: Mapped[UtcTimestamp | None]
 
     __table_args__ = (
         CheckConstraint(

@@ -96,8 +96,29 @@ after_create(RingPage, "ALTER TABLE watchlist_ring ALTER COLUMN packed SET STORA
 after_create(RingPage, "ALTER TABLE watchlist_ring SET (autovacuum_vacuum_scale_factor = 0.05)")
 
 
+class FilterPage(Base):
+    """Which ids may be in which month's files of the schedule, packed; see docs/forever.md.
+
+    Pairs of the first 34 bits of a position and a cohort. Pages cover all positions, as the ring's do.
+    """
+
+    __tablename__ = "watchlist_filter"
+
+    lower: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    upper: Mapped[int]
+    version: Mapped[int] = mapped_column(server_default=text("0"))
+    entries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    packed: Mapped[bytes] = mapped_column(LargeBinary)
+
+    __table_args__ = (CheckConstraint("lower <= upper", name="bounds"),)
+
+
+after_create(FilterPage, "ALTER TABLE watchlist_filter ALTER COLUMN packed SET STORAGE PLAIN")
+after_create(FilterPage, "ALTER TABLE watchlist_filter SET (autovacuum_vacuum_scale_factor = 0.05)")
+
+
 class RingCohort(Base):
-    """Videos in the ring of one month of publication, and how far their pointer has come."""
+    """Slow videos of one month of publication, in ring and files, and how far their pointer has come."""
 
     __tablename__ = "watchlist_cohorts"
 

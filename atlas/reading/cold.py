@@ -152,16 +152,16 @@ class OpenedFile:
         groups = [self.footer.groups[at] for at in part]
         start, end = min(one.start for one in groups), max(one.end for one in groups)
         span = (
-            _Span(start, fetch(self.store, self.cold, start, end))
+            Span(start, fetch(self.store, self.cold, start, end))
             if self.content is None
-            else _Span(0, self.content)
+            else Span(0, self.content)
         )
         try:
             if not self.cold.in_ledger:
                 return self._appended(span, part, schema)
             by_id = self.selection.video_ids is not None
             names = _stored(schema)
-            rows = _decoded(span, self.footer, part, names, ["video_id"] if by_id else [])
+            rows = decoded(span, self.footer, part, names, ["video_id"] if by_id else [])
             if rows.num_rows != sum(one.rows for one in groups):
                 raise CorruptObject("a row group has other rows than the footer says")
             return _selected(rows, self.selection, schema)
@@ -170,7 +170,7 @@ class OpenedFile:
         except (pa.ArrowException, OSError, EOFError, ValueError, LookupError) as error:
             raise corrupt(self.cold, error) from error
 
-    def _appended(self, span: _Span, part: Sequence[int], schema: pa.Schema) -> pa.Table:
+    def _appended(self, span: Span, part: Sequence[int], schema: pa.Schema) -> pa.Table:
         """The selected rows, of those that can be samples."""
         for at in part:
             group = self.footer.groups[at]
@@ -183,14 +183,14 @@ class OpenedFile:
             for at in range(len(schema_of_file.names))
             if schema_of_file.column(at).physical_type == "BYTE_ARRAY"
         ]
-        found = _decoded(span, self.footer, part, APPENDED_COLUMNS, text)
+        found = decoded(span, self.footer, part, APPENDED_COLUMNS, text)
         rows = as_samples(found, self.cold)
         if rows.num_rows < found.num_rows:
             _warn(self.cold, f"{found.num_rows - rows.num_rows} rows are no samples")
         return matching(rows, self.selection).select(schema.names)
 
 
-class _Span(io.RawIOBase):
+class Span(io.RawIOBase):
     """Bytes of a file at their place in it, for a decoder that must not ask for any other."""
 
     def __init__(self, start: int, data: bytes) -> None:
@@ -224,8 +224,8 @@ class _Span(io.RawIOBase):
         return True
 
 
-def _decoded(
-    span: _Span, footer: Footer, part: Sequence[int], names: Sequence[str], encoded: Sequence[str]
+def decoded(
+    span: Span, footer: Footer, part: Sequence[int], names: Sequence[str], encoded: Sequence[str]
 ) -> pa.Table:
     """The row groups with those columns of ``names`` that the file has, in the file's types.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from sqlalchemy import ARRAY, Text, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from atlas.repositories.ring.cohorts import Cohorts
+from atlas.repositories.ring.membership import Answers
 from atlas.repositories.ring.page import KNOWN
 from atlas.repositories.ring.pages import Ring, RingReader
 
@@ -44,8 +45,11 @@ class ErasureReader:
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
 
-    async def counts(self, video_ids: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Rows of each id in ``videos``, ``watchlist`` (parked or not) and ``events``."""
+    async def counts(
+        self, video_ids: Sequence[str], answers: Answers | None = None
+    ) -> tuple[dict[str, dict[str, int]], Mapping[str, frozenset[int]]]:
+        """Rows of each id in ``videos``, ``watchlist`` (parked or not) and ``events``; and the ids that may
+        be on the watchlist, in files of the vault (see `Watchlist`)."""
         tables = {"videos": "videos WHERE id", "watchlist": "watchlist WHERE video_id"}
         tables["events"] = "system_events WHERE entity_id"
         found = {one: dict.fromkeys(tables, 0) for one in video_ids}
@@ -56,9 +60,10 @@ class ErasureReader:
                 _with_ids(query), {"ids": list(video_ids)}
             ):
                 found[video_id][name] = count
-        for video_id in (await RingReader(self.session).find(video_ids)).sampled:
+        seen = await RingReader(self.session).find(video_ids, answers)
+        for video_id in seen.sampled:
             found[video_id]["watchlist"] = 1
-        return found
+        return found, seen.undecided
 
     async def barred(self) -> list[tuple[str, datetime | None]]:
         """Ids that were erased, with when the last of their rows was (None: not yet), in order."""

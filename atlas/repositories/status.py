@@ -1,4 +1,4 @@
-"""How full the tiers are."""
+"""How full the tiers are, and how far videos have come."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from sqlalchemy import text
 from atlas.repositories.base import Repository
 from atlas.repositories.hot.partitions import Partitions
 from atlas.repositories.ledger.files import LedgerReader
+
+_VIDEOS = text("""
+    SELECT status, count(*),
+           count(*) FILTER (WHERE NOT has_transcript AND status IN ('PENDING', 'PROCESSING')),
+           count(*) FILTER (WHERE NOT has_visuals AND status IN ('PENDING', 'PROCESSING'))
+    FROM videos GROUP BY status ORDER BY status
+    """)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +54,9 @@ class StatusReader(Repository):
         cold = (
             await self.session.execute(
                 text(
-                    "SELECT coalesce(sum(row_count) FILTER (WHERE dataset <> 'videos'), 0), "
-                    "coalesce(sum(byte_size) FILTER (WHERE dataset <> 'videos'), 0), "
-                    "count(*) FILTER (WHERE dataset <> 'videos'), "
+                    "SELECT coalesce(sum(row_count) FILTER (WHERE dataset = 'video_stats'), 0), "
+                    "coalesce(sum(byte_size) FILTER (WHERE dataset = 'video_stats'), 0), "
+                    "count(*) FILTER (WHERE dataset = 'video_stats'), "
                     "coalesce(sum(row_count) FILTER (WHERE dataset = 'videos'), 0) "
                     "FROM archive_files WHERE state = 'live'"
                 )
@@ -69,3 +76,21 @@ class StatusReader(Repository):
                 await self.session.scalar(text("SELECT pg_database_size(current_database())")) or 0
             ),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSummary:
+    """How many videos have a status, and how many of them wait for a transcript, for visuals."""
+
+    status: str
+    videos: int
+    without_transcript: int
+    without_visuals: int
+
+
+class VideoReader(Repository):
+    """Reads videos."""
+
+    async def summary(self) -> list[StatusSummary]:
+        """One row a status that videos have."""
+        return [StatusSummary(*row) for row in await self.session.execute(_VIDEOS)]

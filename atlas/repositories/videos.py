@@ -14,7 +14,6 @@ from atlas.errors import InvalidInput
 from atlas.models.videos import STATS_DUE, STATS_URGENCY
 from atlas.repositories.base import (
     CHUNK,
-    Repository,
     as_json,
     chunks,
     known,
@@ -25,7 +24,9 @@ from atlas.repositories.channels import UPSERT_CHANNELS, checked_channels
 from atlas.repositories.hot.stats import INSERT_SAMPLES, RECORD_COLUMNS
 from atlas.repositories.leases import Leases, Queue, held, release
 from atlas.repositories.ledger.digests import not_erased
-from atlas.repositories.ring.pages import Membership, RingReader
+from atlas.repositories.ring.membership import Deciding, Membership
+from atlas.repositories.ring.pages import RingReader
+from atlas.repositories.status import VideoReader
 from atlas.types import Channel, Sample, Video, VideoStatus, check_id, utc
 
 #: Work on a video that finishes once: each kind has its own batches, leases and fact.
@@ -156,7 +157,8 @@ _UPSERT = text(f"""
         {on_conflict("v", "id", _FACTS)}
         RETURNING id, xmax = 0 AS is_new
     )
-    SELECT (SELECT count(*) FROM offered), ARRAY(SELECT id FROM written WHERE is_new)
+    SELECT (SELECT count(*) FROM offered), ARRAY(SELECT id FROM written WHERE is_new),
+           ARRAY(SELECT id FROM offered WHERE id IN (SELECT unnest(:known)))
     """).bindparams(bindparam("known", type_=ARRAY(Text)))
 _REMOVE = text("DELETE FROM videos WHERE id = ANY (:ids)").bindparams(
     bindparam("ids", type_=ARRAY(Text))
@@ -198,13 +200,6 @@ _REQUEUE = text(
     )
 )
 
-_SUMMARY = text("""
-    SELECT status, count(*),
-           count(*) FILTER (WHERE NOT has_transcript AND status IN ('PENDING', 'PROCESSING')),
-           count(*) FILTER (WHERE NOT has_visuals AND status IN ('PENDING', 'PROCESSING'))
-    FROM videos GROUP BY status ORDER BY status
-    """)
-
 
 @dataclass(frozen=True, slots=True)
 class OpenVideo:
@@ -241,25 +236,7 @@ class Taken:
     new: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class StatusSummary:
-    """How many videos have a status, and how many of them wait for a transcript, for visuals."""
-
-    status: str
-    videos: int
-    without_transcript: int
-    without_visuals: int
-
-
-class VideoReader(Repository):
-    """Reads videos."""
-
-    async def summary(self) -> list[StatusSummary]:
-        """One row a status that videos have."""
-        return [StatusSummary(*row) for row in await self.session.execute(_SUMMARY)]
-
-
-class Videos(VideoReader):
+class Videos(Deciding, VideoReader):
     """Changes videos."""
 
     async def upsert(self, videos: Iterable[Video], channels: Iterable[Channel] = ()) -> int:
@@ -304,20 +281,28 @@ class Videos(VideoReader):
         self, videos: Sequence[Video], channels: Iterable[Channel], seen: Membership | None
     ) -> Taken:
         ring = RingReader(self.session)
+        published = {video.id: video.published_at for video in videos}
         if seen is None:
-            seen = await ring.find(video.id for video in videos)
+            seen = await ring.find(published, self._answers, published)
         values = {
             "videos": as_json(videos),
             "channels": as_json(channels),
-            "known": list(seen.cohorts),
+            "known": [*seen.cohorts, *self._note(seen, published.keys() - seen.cohorts.keys())],
         }
-        taken, new = (await self.session.execute(_UPSERT, values)).one()
+        taken, new, here = (await self.session.execute(_UPSERT, values)).one()
+        for video_id in here:
+            self.undecided.pop(video_id, None)
         # what was removed and put into the ring between the look and the insert
         if new and await ring.has_changed(seen):
-            late = (await ring.find(new)).cohorts.keys()
-            await self.session.execute(_REMOVE, {"ids": list(late)})
+            seen = await ring.find(new, self._answers, published)
+            late = seen.cohorts.keys() | self._note(seen, {*new} - seen.cohorts.keys())
+            await self.take_back(late)
             taken, new = taken - len(late), [one for one in new if one not in late]
         return Taken(taken, new)
+
+    async def take_back(self, video_ids: Iterable[str]) -> None:
+        """Delete videos that `discover` added in this transaction."""
+        await self.session.execute(_REMOVE, {"ids": list(video_ids)})
 
     @staticmethod
     def _checked(video: Video) -> Video:

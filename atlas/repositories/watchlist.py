@@ -14,8 +14,9 @@ from atlas.repositories.base import Repository, as_json, chunks
 from atlas.repositories.hot.stats import COUNTER_COLUMNS, INSERT_SAMPLES
 from atlas.repositories.leases import Head, Leases, Queue, held, release
 from atlas.repositories.ledger.digests import not_erased
+from atlas.repositories.ring.membership import Answers, Deciding, Membership
 from atlas.repositories.ring.page import KNOWN
-from atlas.repositories.ring.pages import Membership, RingReader
+from atlas.repositories.ring.pages import RingReader
 from atlas.repositories.ring.parking import Parking
 from atlas.tables.sample import WATCHED
 from atlas.types import TrackingTier, check_id, utc
@@ -151,6 +152,11 @@ _SUMMARY = text("""
         UNION ALL
         SELECT CASE cohort WHEN 1 THEN 'DORMANT' ELSE 'WEEKLY' END, sum(entries), 0, 0
         FROM watchlist_cohorts WHERE cohort > 0 AND entries > 0 GROUP BY 1
+        UNION ALL
+        -- a month before there were videos stands for DORMANT ones
+        SELECT CASE WHEN slice_start < '2005-01-01T00:00Z' THEN 'DORMANT' ELSE 'WEEKLY' END,
+               sum(row_count), 0, 0
+        FROM archive_files WHERE dataset = 'schedule' AND state = 'live' GROUP BY 1
     ) AS forms
     GROUP BY tier ORDER BY tier
     """)
@@ -263,18 +269,18 @@ class WatchlistReader(Repository):
         return float((await self.session.execute(_ROWS_A_DAY)).scalar_one())
 
 
-class Watchlist(WatchlistReader):
+class Watchlist(Deciding, WatchlistReader):
     """Changes the schedule. ``added`` are the ids that came in, ``tier_changes`` what `report` changed."""
 
-    def __init__(self, session: AsyncSession) -> None:
-        super().__init__(session)
+    def __init__(self, session: AsyncSession, answers: Answers | None = None) -> None:
+        super().__init__(session, answers)
         self.added: list[str] = []
         self.tier_changes: list[TierChange] = []
 
     async def add(self, entries: Iterable[NewEntry], seen: Membership | None = None) -> int:
         """Add videos that are not there yet; those that are stay as they are. Returns how many came in.
 
-        ``seen``: what the ring knew of all of them, found in this transaction.
+        ``seen``: what was known of all of them, found in this transaction.
         """
         added = 0
         unique = {check_id(entry.video_id): entry for entry in entries}
@@ -288,17 +294,19 @@ class Watchlist(WatchlistReader):
 
     async def _add(self, entries: Sequence[NewEntry], seen: Membership | None) -> int:
         ring = RingReader(self.session)
+        published = {entry.video_id: entry.published_at for entry in entries}
         if seen is None:
-            seen = await ring.find(entry.video_id for entry in entries)
-        parked = seen.sampled
-        new = [entry for entry in entries if entry.video_id not in parked]
+            seen = await ring.find(published, self._answers, published)
+        out = seen.sampled | self._note(seen, published.keys())
+        new = [entry for entry in entries if entry.video_id not in out]
         rows = await self.session.execute(_ADD, {"entries": as_json(new)})
         added = set(rows.scalars())
         # what was parked between the look and the insert had its row deleted by then: look again
         if added and await ring.has_changed(seen):
-            seen = await ring.find(added)
-            await self.session.execute(_REMOVE, {"ids": list(seen.sampled)})
-            added -= seen.sampled
+            seen = await ring.find(added, self._answers, published)
+            out = seen.sampled | self._note(seen, added)
+            await self.session.execute(_REMOVE, {"ids": list(out)})
+            added -= out
         self.added += sorted(added)
         return len(added)
 

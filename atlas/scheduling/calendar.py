@@ -20,6 +20,7 @@ from atlas.db.locks import retry_when_locked
 from atlas.events import bus_of
 from atlas.logging import get_logger
 from atlas.repositories.leases import check_limit
+from atlas.repositories.ledger.schedule import ScheduleFiles
 from atlas.repositories.ring.cohorts import (
     INTERVALS,
     ROUND,
@@ -31,11 +32,12 @@ from atlas.repositories.ring.cohorts import (
 )
 from atlas.repositories.ring.page import KNOWN
 from atlas.repositories.ring.pages import Ring, RingReader
-from atlas.repositories.ring.parking import Parked, Parking, Turn
+from atlas.repositories.ring.parking import Parked, Parking
 from atlas.repositories.ring.positions import positions_of
 from atlas.repositories.ring.tracking_budget import TrackingBudget
 from atlas.repositories.watchlist import WatchlistReader
-from atlas.types import TrackingTier
+from atlas.scheduling.read_ahead import TURN_EVERY, Ahead, ReadAhead, turn_of
+from atlas.types import ReadableStore, TrackingTier
 
 if TYPE_CHECKING:
 
@@ -46,8 +48,6 @@ log = get_logger(__name__)
 RowT = TypeVar("RowT")
 
 _DAY = timedelta(days=1)
-#: Seconds between two turns of the calendar, over all processes.
-_TURN_EVERY = 60.0
 #: Rows that may lie awake before the calendar waits for the workers.
 _AWAKE = 10_000
 #: Rows in one transaction of parking, and those that are looked at for it at a time.
@@ -61,10 +61,13 @@ _LEAST_SLOW = 0.1
 
 
 class Calendar:
-    """The schedule of slow videos of one database."""
+    """The schedule of slow videos of one database, with ``store``: its part in the vault."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, store: Callable[[], ReadableStore] | None = None
+    ) -> None:
         self.database = database
+        self._ahead = ReadAhead(database, store)
         self._turn_at = 0.0
         self._block = 0
         self._block_ends = 0.0
@@ -74,15 +77,20 @@ class Calendar:
         """Wake what is due, at most once a minute; returns how many entries were woken."""
         if time.monotonic() < self._turn_at:
             return 0
-        self._turn_at = time.monotonic() + _TURN_EVERY
+        self._turn_at = time.monotonic() + TURN_EVERY
         return await self.turn()
 
-    @retry_when_locked
     async def turn(self, now: datetime | None = None) -> int:
         """Wake what has become due since the calendar was last turned, by whomever.
 
-        ``now`` is the database's clock where it is not given; here and below it serves simulations.
+        A cohort that has files in the vault waits while they cannot be read. ``now`` is the database's clock
+        where it is not given; here and below it serves simulations.
         """
+        ahead = await self._ahead.read(now)
+        return await self._turn(now if ahead is None else ahead.now, ahead)
+
+    @retry_when_locked
+    async def _turn(self, now: datetime | None, ahead: Ahead | None) -> int:
         woken = 0
         async with self.database.transaction() as session:
             cohorts = Cohorts(session)
@@ -90,7 +98,15 @@ class Calendar:
                 return 0
             now = now or await cohorts.now()
             calendar = [one for one in await cohorts.all() if one.number != KNOWN and one.entries]
-            due = [one for one in calendar if (now - one.turned_at).total_seconds() >= _TURN_EVERY]
+            files = await ScheduleFiles(session).by_cohort()
+            due = [one for one in calendar if (now - one.turned_at).total_seconds() >= TURN_EVERY]
+            passed = {
+                one.number: ahead.of(one, files[one.number]) if ahead else None
+                for one in due
+                if one.number in files
+            }
+            # what has files moves to where they were read, or not at all
+            due = [one for one in due if passed.get(one.number, one) is not None]
             if not due:
                 return 0
             share = sum(one.entries / (one.interval / _DAY) for one in calendar)
@@ -98,10 +114,13 @@ class Calendar:
                 log.info("calendar_waits", hint="more is due than workers claim")
                 return 0
             passes = await cohorts.passes()
-            turns = [_turn_of(one, passes.get(one.number, Passes()), now) for one in due]
-            for turn in turns:
-                of_cohort = passes.get(turn.cohort.number, Passes())
-                woken += await Parking(session).wake(turn, of_cohort, now)
+            turns = []
+            for one in due:
+                of_cohort, ready = passes.get(one.number, Passes()), passed.get(one.number)
+                turn = turn_of(one, of_cohort, now) if ready is None else ready.turn
+                turns.append(turn)
+                rows = None if ready is None else ready.rows
+                woken += await Parking(session).wake(turn, of_cohort, now, rows)
             # the cohorts' rows last: parking, which holds rows of the watchlist, waits for nobody then
             for turn in turns:
                 await cohorts.turned(turn.cohort.number, turn.distance, now, turn.skipped_from)
@@ -239,11 +258,16 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True)
 class CohortStatus:
-    """Slow videos published in ``month`` (None: DORMANT ones), each sampled every ``interval_days``."""
+    """Slow videos published in ``month`` (None: DORMANT ones), each sampled every ``interval_days``.
+
+    ``in_vault`` of them lie in files of the vault. ``turned_at`` is when the calendar last moved on for them.
+    """
 
     month: str | None
     videos: int
     interval_days: float
+    in_vault: int
+    turned_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +295,16 @@ async def calendar_status(session: Session) -> CalendarStatus:
     return CalendarStatus(
         parked=sum(one.entries for one in slow),
         known=sum(one.entries for one in cohorts if one.number == KNOWN),
-        cohorts=[CohortStatus(one.month, one.entries, one.interval / _DAY) for one in slow],
+        cohorts=[
+            CohortStatus(
+                one.month,
+                one.entries,
+                one.interval / _DAY,
+                one.in_files,
+                one.turned_at,
+            )
+            for one in slow
+        ],
         budget=get_settings().tracking_samples_per_day,
         granted_today=await TrackingBudget(session).granted(),
         needed=round(fast + sum(one.entries / (INTERVALS[one.tier] / _DAY) for one in slow)),
@@ -305,20 +338,6 @@ def intervals(
         else:
             low = c
     return {one.number: timedelta(days=min(days(one, low), 36_500.0)) for one in cohorts}
-
-
-def _turn_of(cohort: Cohort, passes: Passes, now: datetime) -> Turn:
-    """A step by the time since the last one, a day's at most."""
-    part = min(now - cohort.turned_at, _DAY) / cohort.interval
-    today = day_number(now)
-    skipped_from = today - int(cohort.interval / _DAY / 2)
-    if passes.days:
-        # one number for a day, that never falls: what was left out can be derived from it afterwards
-        last = passes.days[-1]
-        skipped_from = (
-            last.skipped_from if last.number == today else max(skipped_from, last.skipped_from)
-        )
-    return Turn(cohort, cohort.distance + int(part * ROUND), skipped_from)
 
 
 def _age_days(cohort: Cohort, now: datetime) -> float:

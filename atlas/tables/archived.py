@@ -23,6 +23,8 @@ class Origin(Enum):
     APPENDED = "appended"
     #: Rows that are finished with in PostgreSQL: `atlas.repositories.finished` says which.
     FINISHED = "finished"
+    #: Slow videos of the watchlist that were published long ago; a file holds those of one month.
+    PARKED = "parked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class ArchivedTable:
 
     ``dataset`` is its folder; ``folders`` what lies between that and its files. ``key`` identifies a row.
     ``video_column`` says which video's it is, and erasure goes by it; None for rows that are no video's.
+    ``row_group_rows`` are what a reader of one row has to fetch (None: the file).
     """
 
     dataset: Dataset
@@ -39,6 +42,7 @@ class ArchivedTable:
     video_column: str | None
     origin: Origin
     folders: str = "*/"
+    row_group_rows: int | None = None
 
 
 ARCHIVED = {
@@ -79,6 +83,23 @@ ARCHIVED = {
             ("id",),
             "id",
             Origin.FINISHED,
+        ),
+        ArchivedTable(
+            Dataset.SCHEDULE,
+            numbered(
+                [
+                    ("video_id", pa.string()),
+                    # of the ring, less 2^63, as PostgreSQL has it: files are in its order
+                    ("position", pa.int64()),
+                    ("last_sampled", pa.date32()),
+                    ("parked_on", pa.date32()),
+                    ("seq", pa.int64()),
+                ]
+            ),
+            ("video_id",),
+            "video_id",
+            Origin.PARKED,
+            row_group_rows=4_096,
         ),
     )
 }

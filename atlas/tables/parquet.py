@@ -42,6 +42,7 @@ _ENCODINGS = {
     "comment_count": "PLAIN",
     "seq": "DELTA_BINARY_PACKED",
     "published_at": "DELTA_BINARY_PACKED",
+    "position": "DELTA_BINARY_PACKED",
     "frame_index": "DELTA_BINARY_PACKED",
     "image": "PLAIN",
 }

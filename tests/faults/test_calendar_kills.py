@@ -6,14 +6,24 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
 
 from atlas.db import Database
 from atlas.repositories.ring.page import DORMANT
+from atlas.scheduling.calendar import Calendar
+from atlas.vault import LocalVault
 from tests.support.children import calendar_child
-from tests.support.parked import check_whole, in_ring, parked, slow_rows, video_ids
+from tests.support.parked import (
+    check_whole,
+    in_ring,
+    parked,
+    parked_long_ago,
+    slow_rows,
+    video_ids,
+)
 from tests.support.sql import execute, fetch, scalar
 
 NOW = datetime.now(UTC)
@@ -28,6 +38,7 @@ class Mortal:
         self.ids: set[str] = set()
         self.known: set[str] = set()
         self.deaths = 0
+        self.vault: LocalVault | None = None
 
     async def do(
         self,
@@ -36,9 +47,13 @@ class Mortal:
         *ids: str,
         gone: set[str] | None = None,
         every: int = 1,
+        leaving: bool = False,
         **environment: str,
     ) -> None:
-        """The job, which takes ``gone`` off the watchlist; killed at ``every`` so manyth statement."""
+        """The job, which takes ``gone`` off the watchlist; killed at ``every`` so manyth statement.
+
+        ``leaving``: in the meantime some of those may be there and others not.
+        """
         for kill_at in count(1, step=every):
             lived = await asyncio.to_thread(
                 self.forks.run, job, now, list(ids), kill_at, **environment
@@ -47,9 +62,10 @@ class Mortal:
                 break
             self.deaths += 1
             # at the latest the commit decides; nobody dies after it but in the next transaction
-            await check_whole(self.database, self.ids, self.known)
+            if not leaving:
+                await check_whole(self.database, self.ids, self.known, self.vault)
         self.ids -= gone or set()
-        await check_whole(self.database, self.ids, self.known)
+        await check_whole(self.database, self.ids, self.known, self.vault)
 
 
 @pytest.fixture
@@ -106,6 +122,36 @@ async def test_a_death_between_any_two_statements_loses_no_video_and_doubles_non
     assert not await in_ring(database, gone)
     print(f"{mortal.deaths} deaths")
     assert mortal.deaths > 20
+
+
+async def test_a_death_between_ring_and_vault_loses_no_video_and_doubles_none(
+    database: Database, forks: calendar_child.Forks, tmp_path: Path
+) -> None:
+    mortal = Mortal(database, forks)
+    mortal.vault, where = LocalVault(tmp_path / "vault"), str(tmp_path / "vault")
+    old, older, young = video_ids(60), video_ids(40, start=100), video_ids(20, start=200)
+    await parked_long_ago(database, old, NOW - 30 * DAY)
+    await parked_long_ago(database, older, NOW - 30 * DAY, years=5)
+    await parked(database, young, now=NOW - 30 * DAY)
+    mortal.ids = {*old, *older, *young}
+
+    await mortal.do("move", NOW, where, every=2)
+    assert sorted(await in_ring(database, old + older + young)) == sorted(young)
+
+    # what is awake is a row besides, and known by the files: the reports end the rows
+    await execute(database, "UPDATE watchlist_cohorts SET interval = interval '1 day'")
+    await execute(database, "UPDATE watchlist_cohorts SET turned_at = :at", at=NOW - DAY)
+    await Calendar(database, lambda: mortal.vault.store).turn(NOW)
+    rows = {row["video_id"] for row in await fetch(database, "SELECT video_id FROM watchlist")}
+    assert rows == mortal.ids
+
+    gone = {old[0], older[0]}
+    await mortal.do("erase", NOW, where, *gone, gone=gone, leaving=True, every=3)
+    await mortal.do("restore", NOW, where, every=2)
+    assert sorted(await in_ring(database, old + older + young)) == sorted(mortal.ids)
+    assert await scalar(database, "SELECT count(*) FROM watchlist_filter") == 1
+    print(f"{mortal.deaths} deaths")
+    assert mortal.deaths > 50
 
 
 async def test_a_downgrade_that_is_killed_leaves_the_ring_as_it_was(

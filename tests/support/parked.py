@@ -8,14 +8,23 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import numpy as np
+import pytest
 from sqlalchemy import text
 
+from atlas.archive.export import schedule
+from atlas.archive.export.schedule import cohorts_to_move, move_schedule, restore_schedule
+from atlas.archive.jobs import begin_job
 from atlas.db import Database
+from atlas.reading.schedule import ScheduleReader
+from atlas.repositories.ledger.schedule import ScheduleFiles
 from atlas.repositories.ring.cohorts import CohortReader
+from atlas.repositories.ring.filter import FilterReader, counting
 from atlas.repositories.ring.page import KNOWN
 from atlas.repositories.ring.pages import RingReader
-from atlas.repositories.ring.positions import LAST_POSITION, ids_of, stored
+from atlas.repositories.ring.positions import LAST_POSITION, ids_of, positions_of, stored
 from atlas.scheduling.calendar import Calendar
+from atlas.vault import Vault
 from tests.support.sql import execute, fetch
 
 
@@ -59,6 +68,46 @@ async def parked(
     return calendar
 
 
+async def parked_long_ago(
+    database: Database, ids: list[str], now: datetime, years: float = 3
+) -> Calendar:
+    """The same, of videos published years ago; of an odd number of years in a month each."""
+    await slow_rows(database, ids, now=now)
+    await execute(
+        database,
+        "UPDATE watchlist SET published_at = :published WHERE video_id = ANY (:ids)",
+        published=now - timedelta(days=365 * years),
+        ids=ids,
+    )
+    calendar = Calendar(database)
+    assert (await calendar.park(now)).videos == len(ids)
+    await execute(database, "UPDATE watchlist_cohorts SET turned_at = :now", now=now)
+    return calendar
+
+
+async def moved_to(vault: Vault, database: Database) -> int:
+    """What one run of the janitor's job moves to the vault, however few they are; in three slices or more."""
+    async with database.transaction(read_only=True) as session:
+        months = await cohorts_to_move(session, least=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "PAGES_A_SLICE", 1)
+        async with begin_job(database, vault.store, wait=True) as steps:
+            return await move_schedule(steps, months, least=1)
+
+
+async def restored_from(vault: Vault, database: Database) -> int:
+    """Bring everything back, in three slices or more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "PAGES_A_SLICE", 1)
+        async with begin_job(database, vault.store, wait=True) as steps:
+            return await restore_schedule(steps)
+
+
+def neighbour(video_id: str) -> str:
+    """Another id, which the filter cannot tell from this one."""
+    return ids_of(positions_of([video_id]) ^ np.uint64(1))[0]
+
+
 async def in_ring(database: Database, ids: list[str]) -> dict[str, int]:
     """The cohort of each of the ids that is in the ring."""
     async with database.transaction(read_only=True) as session:
@@ -79,12 +128,24 @@ async def played(
     return woken
 
 
-async def check_whole(database: Database, ids: Iterable[str], known: Iterable[str] = ()) -> None:
+async def check_whole(
+    database: Database,
+    ids: Iterable[str],
+    known: Iterable[str] = (),
+    vault: Vault | None = None,
+) -> None:
     """Fail unless exactly these videos are on the watchlist, each once, these besides are known, and the
-    pages and the numbers of the cohorts are right."""
+    pages and the numbers of the cohorts are right. With ``vault`` some may lie in its files."""
     async with database.transaction(read_only=True, isolation="REPEATABLE READ") as session:
         entries = await RingReader(session).between(0, LAST_POSITION)
         cohort_of = dict(zip(ids_of(entries.positions), entries.cohorts.tolist(), strict=True))
+        in_ring = len(cohort_of)
+        pairs = await FilterReader(session).between(0, LAST_POSITION)
+        for file in await ScheduleFiles(session).live():
+            assert vault is not None
+            rows = ScheduleReader(vault.store).between(file, 0, LAST_POSITION)
+            there = counting(rows, entries, pairs)
+            cohort_of |= dict.fromkeys(ids_of(there.positions), file.cohort)
         cohorts = await CohortReader(session).all()
         pages = (
             await session.execute(
@@ -100,8 +161,8 @@ async def check_whole(database: Database, ids: Iterable[str], known: Iterable[st
     assert sampled | rows.keys() == set(ids)
     assert {one for one, is_woken in rows.items() if is_woken} == sampled & rows.keys()
     assert set(known) <= tombstones | cohort_of.keys()
-    counted = Counter(cohort_of.values())
-    assert {one.number: one.entries for one in cohorts if one.entries} == counted
+    counted = Counter(entries.cohorts.tolist())
+    assert {one.number: one.in_ring for one in cohorts if one.in_ring} == counted
     assert (pages[0].lower, pages[-1].upper) == (stored(0), stored(LAST_POSITION))
     assert all(one.upper + 1 == two.lower for one, two in pairwise(pages))
-    assert sum(page.entries for page in pages) == len(cohort_of)
+    assert sum(page.entries for page in pages) == in_ring

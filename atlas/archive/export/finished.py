@@ -123,7 +123,7 @@ def write_rows(rows: pa.Table, path: Path, footer: dict[str, str]) -> FileFacts:
     )
     fingerprint = rows_fingerprint(rows)
     with open_writer(path, rows.schema) as writer:
-        writer.write_table(rows)
+        writer.write_table(rows, row_group_size=table.row_group_rows)
         writer.add_key_value_metadata(
             {
                 **footer,

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from atlas.archive.export.finished import announce, export_rows
 from atlas.archive.export.samples import read_back
+from atlas.archive.export.schedule import schedule_has
 from atlas.archive.export.slices import Run
 from atlas.archive.maintenance.compaction import TARGET_BYTES
 from atlas.archive.maintenance.fsck import stored
@@ -37,6 +38,7 @@ from atlas.reading.cold import open_cold
 from atlas.repositories.erasure import ErasedRows, Erasure
 from atlas.repositories.hot.snapshot import ColdFile, Selection
 from atlas.repositories.ledger.files import FileRecord, LedgerReader
+from atlas.repositories.ledger.schedule import ScheduleFiles
 from atlas.repositories.ledger.swap import Replacement
 from atlas.tables.archived import ArchivedTable, Origin, archived, of_origin
 from atlas.tables.fingerprint import rows_fingerprint
@@ -109,9 +111,9 @@ async def forget(
     found.hot = await _delete_rows(steps, ids)
     log.debug("forget_hot", samples=found.hot.samples)
     await _rewrite_samples(steps, ids, found, report_progress)
-    for table in of_origin(Origin.FINISHED):
+    for table in of_origin(Origin.FINISHED, Origin.PARKED):
         if table.video_column is not None:
-            await _rewrite_finished(steps, table, table.video_column, ids, found)
+            await _rewrite_rows(steps, table, table.video_column, ids, found)
     await _delete_leftovers(steps, ids, found)
     aside = await _held_aside(steps, ids)
     report_progress(0, None, "documents")
@@ -235,18 +237,21 @@ async def _delete_leftovers(steps: Steps, ids: Sequence[str], found: _Found) -> 
         retired, gone = await ledger.retired_files(), await ledger.gone_keys()
 
     def holding() -> tuple[list[FileRecord], list[str]]:
-        # a replaced file of videos held such a row, or it would not have been replaced
-        files = [
-            file
-            for file in retired
-            if archived(file.dataset).origin is Origin.FINISHED
-            or _holds(store, file.object_key, file, ids)
-        ]
+        files = [file for file in retired if _may_hold(steps, file, ids)]
         return files, [info.key for info in objects if info.key in gone]
 
     files, late = await offload(holding)
     await steps.delete_files(files, late)
     found.objects += [*(file.object_key for file in files), *late]
+
+
+def _may_hold(steps: Steps, file: FileRecord, ids: Sequence[str]) -> bool:
+    """Whether a replaced file holds such rows."""
+    origin = archived(file.dataset).origin
+    if origin is Origin.PARKED:
+        return schedule_has(steps, file, ids)
+    # one of videos held such a row, or it would not have been replaced
+    return origin is Origin.FINISHED or _holds(steps.store, file.object_key, file, ids)
 
 
 async def _held_aside(steps: Steps, ids: Sequence[str]) -> list[str]:
@@ -281,15 +286,17 @@ def _delete_documents(vault: Vault, ids: Sequence[str]) -> list[str]:
     return there + vault.drop_refused(lambda key: key in keys or is_metadata(key))
 
 
-async def _rewrite_finished(
+async def _rewrite_rows(
     steps: Steps, table: ArchivedTable, column: str, ids: Sequence[str], found: _Found
 ) -> None:
-    """Replace the files of finished rows that hold some of these videos'."""
+    """Replace the files of whole rows that hold some of these videos'."""
     async with steps.database.transaction(read_only=True) as session:
         live = await LedgerReader(session).live_files(table.dataset)
     selection = Selection(video_ids=tuple(ids))
     for file in live:
         if not selection.may_touch(*_ANY_TIME, file.min_video_id, file.max_video_id):
+            continue
+        if table.origin is Origin.PARKED and not await offload(schedule_has, steps, file, ids):
             continue
         with workdir() as folder:
             rows = await offload(_rows_of, steps.store, file, folder)
@@ -305,6 +312,8 @@ async def _rewrite_finished(
                     await replacement.swap(
                         outputs, [file], [], vault=steps.store.identity, batch_id=file.batch_id
                     )
+                    if table.origin is Origin.PARKED:
+                        await ScheduleFiles(session).inherit(file.id, [one.id for one in outputs])
                 log.debug("archive_swapped", inputs=1, outputs=len(outputs))
                 found.files.append(
                     ErasedFile(

@@ -29,7 +29,9 @@ from atlas.vault.temporary import workdir
 log = get_logger(__name__)
 
 #: Folders whose every file the ledger names. Appended metrics are named by nobody and never touched.
-_LEDGER_FOLDERS = tuple(table.dataset for table in of_origin(Origin.HOT, Origin.FINISHED))
+_LEDGER_FOLDERS = tuple(
+    table.dataset for table in of_origin(Origin.HOT, Origin.FINISHED, Origin.PARKED)
+)
 
 
 @dataclass(frozen=True, slots=True)

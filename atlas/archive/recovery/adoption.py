@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from atlas.archive.export.schedule import settle_files
 from atlas.archive.export.slices import Run
 from atlas.archive.fencing.epoch import read_control, record_adoption, swap_for_adoption
 from atlas.archive.maintenance.fsck import stored
@@ -86,6 +87,8 @@ async def adopt(
     taken = await take_in(steps, Adopting(since, set_aside), progress)
     # a sealed table is shown before any file: what is later in the files would not be seen
     await Run(steps, datetime.min.replace(tzinfo=UTC), None).finish_left()
+    # before collectors start: what the schedule's files say is known must be
+    await settle_files(steps, progress)
     await record_adoption(database, control, fence)
     await steps.publisher.publish_at_end()
     log.info("vault_adopted", files=taken.files, stale_rows=taken.stale_rows, epoch=control.epoch)
@@ -144,7 +147,7 @@ def _foreseen(view: View, sizes: dict[str, int], control: Control, *, set_aside:
         taken.bytes += sizes.get(key, 0)
         if footer.new.dataset is Dataset.VIDEOS:
             taken.collected += footer.rows
-        elif later:
+        elif later and footer.new.dataset is Dataset.STATS:
             taken.only_there += footer.rows
     return taken
 

@@ -166,9 +166,9 @@ def examine(store: ObjectStore, key: str, folder: Path, sieve: Sieve) -> FoundFi
             raise ValueError(f"it belongs to another database, {footer.owner}")
         finished: list[dict[str, Any]] = []
         table = ARCHIVED[footer.new.dataset]
-        if table.origin is Origin.FINISHED:
+        if table.origin in (Origin.FINISHED, Origin.PARKED):
             rows = file.read()
-            finished = rows.to_pylist()
+            finished = rows.to_pylist() if table.origin is Origin.FINISHED else []
             if table.video_column is not None:
                 sieve.see_ids(rows[table.video_column])
             facts = facts_of_rows(rows, table, path, sha256)

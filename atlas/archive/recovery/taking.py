@@ -281,7 +281,8 @@ async def _take(
         await _bar(ledger, sieve)
     taken.count(found)
     taken.stale_rows += stale
-    taken.only_there += found.facts.row_count if later and not footer.new.merged else 0
+    if later and not footer.new.merged and footer.new.dataset is Dataset.STATS:
+        taken.only_there += found.facts.row_count
 
 
 async def _bar(ledger: LedgerAdoption, sieve: Sieve) -> None:

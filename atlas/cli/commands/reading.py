@@ -152,10 +152,19 @@ def status(
 def _show_calendar(calendar: CalendarStatus) -> None:
     if calendar.cohorts:
         cohorts = [
-            (one.month or "DORMANT", number(one.videos), f"{one.interval_days:.1f}")
+            (
+                one.month or "DORMANT",
+                number(one.videos),
+                number(one.in_vault),
+                f"{one.interval_days:.1f}",
+                moment(one.turned_at),
+            )
             for one in calendar.cohorts
         ]
-        columns = ("slow videos, published", ">videos", ">days between samples")
+        columns = (
+            *("slow videos, published", ">videos", ">in the vault", ">days between samples"),
+            "sampled until (UTC)",
+        )
         out.print(table(f"Parked: {number(calendar.parked)} videos", columns, cohorts))
     if calendar.budget is not None:
         out.print(

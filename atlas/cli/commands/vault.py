@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import typer
 
 from atlas.cli import spans
 from atlas.cli.commands import objects, recovery
 from atlas.cli.output import answer, confirm, err, moment, number, out, progress, run, size, table
-from atlas.errors import InvalidInput
+from atlas.errors import InvalidInput, VaultUnavailable
+
+if TYPE_CHECKING:
+    from atlas.repositories.ring.membership import Answers
+    from atlas.scheduling.undecided import Undecided
 
 app = typer.Typer(no_args_is_help=True, help="What lies in the vault.")
 
@@ -143,6 +148,25 @@ def restore(
 
 
 @app.command()
+def restore_schedule(
+    yes: bool = typer.Option(False, "--yes", help="Do not ask."),
+    json: bool = typer.Option(False, "--json", help="One JSON document for programs."),
+) -> None:
+    """Bring the part of the watchlist in the vault back to PostgreSQL, before a downgrade.
+
+    Set WATCHLIST_VAULT_MONTHS to 0 first, or the janitor moves it out again.
+    """
+    from atlas.archive import Archiver
+
+    question = "The database grows by 6.5 bytes for each video that lies in the vault. Go on?"
+    confirm(question, yes=yes, as_json=json)
+    with progress("restoring", quiet=json) as report_progress:
+        videos = run(Archiver().restore_schedule(progress=report_progress))
+    text = f"{number(videos)} videos are scheduled by PostgreSQL again; their files count no more"
+    answer({"videos": videos}, json, lambda: out.print(text))
+
+
+@app.command()
 def release(
     since: str | None = spans.SINCE,
     until: str | None = spans.UNTIL,
@@ -220,11 +244,25 @@ async def _known_of(video_ids: list[str]) -> dict[str, dict[str, int]]:
     from atlas.db import db
     from atlas.reader import StatsReader
     from atlas.repositories.erasure import ErasureReader
+    from atlas.scheduling.undecided import until_decided
     from atlas.types import check_id
+    from atlas.vault import get_vault
 
     ids = [check_id(one) for one in video_ids]
-    async with db.transaction(read_only=True) as session:
-        rows = await ErasureReader(session).counts(ids)
+    rows: dict[str, dict[str, int]] = {}
+
+    async def count(_: object, answers: Answers | None) -> Undecided:
+        async with db.transaction(read_only=True) as session:
+            found, undecided = await ErasureReader(session).counts(ids, answers)
+        rows.update(found)
+        return undecided
+
+    if undecided := await until_decided(db, lambda: get_vault().store, count):
+        raise VaultUnavailable(
+            f"only files in the vault, which cannot be read, say whether {len(undecided)} of these videos "
+            "are on the watchlist",
+            hint="nothing was changed; run `atlas vault fsck`",
+        )
     reader = StatsReader()
     return {one: {"samples": await reader.count([one]), **rows[one]} for one in ids}
 

@@ -114,7 +114,7 @@ async def grants(session: AsyncSession, roles: Roles) -> list[str]:
             statements.append(f"GRANT SELECT ON {name} TO {reader}")
             statements.append(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {worker}")
     if version >= _MAINTAIN_SINCE:  # the janitor's parking
-        statements.append(f"GRANT MAINTAIN ON watchlist_ring TO {worker}")
+        statements.append(f"GRANT MAINTAIN ON watchlist_ring, watchlist_filter TO {worker}")
     defaults = f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT"
     return [
         *statements,

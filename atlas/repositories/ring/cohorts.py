@@ -25,9 +25,15 @@ _FIRST_MONTH = date(2005, 1, 1)
 #: Months back for which each month is a cohort; what is older is one a year.
 _MONTHLY = 24
 
-_READ = text("""
-    SELECT cohort, entries, CAST(distance AS text), interval, turned_at
-    FROM watchlist_cohorts ORDER BY cohort
+_READ = text(f"""
+    SELECT c.cohort, c.entries, coalesce(f.rows, 0), CAST(c.distance AS text), c.interval, c.turned_at
+    FROM watchlist_cohorts c LEFT JOIN (
+        SELECT 2 + 12 * (date_part('year', timezone('UTC', slice_start)) - {_FIRST_MONTH.year})
+                 + date_part('month', timezone('UTC', slice_start)) - 1 AS cohort,
+               CAST(sum(row_count) AS bigint) AS rows
+        FROM archive_files WHERE dataset = 'schedule' AND state = 'live' GROUP BY 1
+    ) f ON f.cohort = c.cohort
+    ORDER BY c.cohort
     """)
 _DAYS = text("""
     SELECT cohort, day, CAST(distance AS text), skipped_from
@@ -37,6 +43,10 @@ _COUNT = text("""
     INSERT INTO watchlist_cohorts AS c (cohort, entries, interval)
     VALUES (:cohort, :entries, :interval)
     ON CONFLICT (cohort) DO UPDATE SET entries = c.entries + excluded.entries
+    """)
+_ENSURE = text("""
+    INSERT INTO watchlist_cohorts (cohort, interval) VALUES (:cohort, :interval)
+    ON CONFLICT (cohort) DO NOTHING
     """)
 _TURNED = text("""
     WITH turned AS (
@@ -68,10 +78,31 @@ def cohort_of(tier: TrackingTier | str, published_at: datetime | None, now: date
     """The cohort in which a slow video is parked: by the month it was published, else this month."""
     if tier == TrackingTier.DORMANT:
         return DORMANT
-    month = min(published_at or now, now).astimezone(UTC).date()
+    month = min(published_at or now, now).astimezone(UTC)
     if (now.year - month.year) * 12 + now.month - month.month >= _MONTHLY:
         month = month.replace(month=1)
-    return 2 + max(0, (month.year - _FIRST_MONTH.year) * 12 + month.month - 1)
+    return max(cohort_of_month(month), DORMANT + 1)
+
+
+def cohort_of_month(moment: datetime) -> int:
+    """The cohort of slow videos published in the month of this moment; of `DORMANT` ones before any video."""
+    month = moment.astimezone(UTC)
+    return 2 + (month.year - _FIRST_MONTH.year) * 12 + month.month - 1
+
+
+def first_cohort_of(published_at: datetime) -> int:
+    """The earliest cohort but `DORMANT` in which a video that was published then may have been parked."""
+    return cohort_of_month(published_at.astimezone(UTC).replace(day=1, month=1))
+
+
+def month_of(cohort: int) -> tuple[datetime, datetime]:
+    """Beginning and end of the month that a cohort stands for; see `cohort_of_month`."""
+
+    def beginning(months: int) -> datetime:
+        years, month = divmod(months, 12)
+        return datetime(_FIRST_MONTH.year + years, month + 1, 1, tzinfo=UTC)
+
+    return beginning(cohort - 2), beginning(cohort - 1)
 
 
 def tier_of(cohort: int) -> TrackingTier:
@@ -81,13 +112,22 @@ def tier_of(cohort: int) -> TrackingTier:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """A part of the ring with a pointer of its own, which went ``distance`` positions in all."""
+    """Videos with a pointer of their own, which went ``distance`` positions in all.
+
+    ``in_ring`` of them are entries of the ring, ``in_files`` rows of the schedule's files; some may be both.
+    """
 
     number: int
-    entries: int
+    in_ring: int
+    in_files: int
     distance: int
     interval: timedelta
     turned_at: datetime
+
+    @property
+    def entries(self) -> int:
+        """How many videos there are."""
+        return self.in_ring + self.in_files
 
     @property
     def tier(self) -> TrackingTier:
@@ -99,15 +139,13 @@ class Cohort:
         """The month of its videos, as YYYY-MM; None for DORMANT ones."""
         if self.number < 2:
             return None
-        years, months = divmod(self.number - 2, 12)
-        return f"{_FIRST_MONTH.year + years}-{months + 1:02}"
+        return f"{month_of(self.number)[0]:%Y-%m}"
 
     def age(self, now: datetime) -> timedelta:
         """Of the videos in it, from the middle of their month; nothing for DORMANT ones."""
         if self.number < 2:
             return timedelta(0)
-        years, months = divmod(self.number - 2, 12)
-        middle = datetime(_FIRST_MONTH.year + years, months + 1, 15, tzinfo=UTC)
+        middle = month_of(self.number)[0] + timedelta(days=14)
         return max(now - middle, timedelta(0))
 
 
@@ -164,8 +202,10 @@ class CohortReader(Repository):
     async def all(self) -> list[Cohort]:
         """Every cohort, that of known ids included."""
         return [
-            Cohort(number, entries, int(distance), interval, turned_at)
-            for number, entries, distance, interval, turned_at in await self.session.execute(_READ)
+            Cohort(number, in_ring, in_files, int(distance), interval, turned_at)
+            for number, in_ring, in_files, distance, interval, turned_at in (
+                await self.session.execute(_READ)
+            )
         ]
 
     async def passes(self) -> dict[int, Passes]:
@@ -190,8 +230,14 @@ class Cohorts(CohortReader):
         """Wait for whoever turns the calendar, and let nobody do so while this transaction lasts."""
         await self.session.execute(_LOCK)
 
+    async def ensure(self, cohorts: Iterable[int]) -> None:
+        """Have these cohorts: a new one begins at the first position."""
+        for cohort in sorted(cohorts):
+            values = {"cohort": cohort, "interval": INTERVALS[tier_of(cohort)]}
+            await self.session.execute(_ENSURE, values)
+
     async def count(self, changes: Mapping[int, int]) -> None:
-        """Add to the number of entries of cohorts; a new one begins at the first position."""
+        """Add to the number of entries of cohorts in the ring; a new one begins at the first position."""
         for cohort in sorted(cohort for cohort, change in changes.items() if change):
             await self.session.execute(
                 _COUNT,

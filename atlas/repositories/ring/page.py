@@ -148,27 +148,30 @@ def unpack(packed: bytes, lower: int) -> Entries:
 
 def look_up(packed: bytes, lower: int, positions: Sequence[int]) -> list[int | None]:
     """The cohort of each position, None where it is not in the page. A fifth of the cost of `unpack`."""
+    return [found[0] if found else None for found in look_up_all(packed, lower, positions)]
+
+
+def look_up_all(packed: bytes, lower: int, positions: Sequence[int]) -> list[list[int]]:
+    """Every cohort of each position, for pages that may have one in several."""
     low_bytes, size, high_bytes = packed[1], packed[2] | packed[3] << 8, _HIGH_BYTES(packed, 4)[0]
     at = _HEADER.itemsize + size * low_bytes
     ones = np.unpackbits(np.frombuffer(packed, np.uint8, high_bytes, at))
     high = np.flatnonzero(ones) - np.arange(size)
-    cohorts: list[int | None] = []
+    found: list[list[int]] = []
     for position in positions:
         offset = position - lower
         start, stop = np.searchsorted(
             high, (offset >> 8 * low_bytes, (offset >> 8 * low_bytes) + 1)
         )
         wanted = (offset & ((1 << 8 * low_bytes) - 1)).to_bytes(low_bytes, "little")
-        entry = next(
-            (
-                entry
+        found.append(
+            [
+                _cohort(packed, at + high_bytes, entry)
                 for entry in range(start, stop)
                 if packed.startswith(wanted, _HEADER.itemsize + entry * low_bytes)
-            ),
-            None,
+            ]
         )
-        cohorts.append(None if entry is None else _cohort(packed, at + high_bytes, entry))
-    return cohorts
+    return found
 
 
 def _cohort(packed: bytes, at: int, entry: int) -> int:
@@ -261,6 +264,17 @@ def _high(offsets: Positions, low_bytes: int) -> npt.NDArray[np.intp]:
 
 def _index_bits(kinds: int) -> int:
     return max(kinds - 1, 0).bit_length()
+
+
+def in_order(entries: Entries) -> Entries:
+    """The same entries by position; one that comes several times stays so."""
+    order = np.argsort(entries.positions, kind="stable")
+    return Entries(
+        entries.positions[order],
+        entries.cohorts[order],
+        entries.days[order],
+        entries.parked[order],
+    )
 
 
 def joined(pages: Iterable[Entries]) -> Entries:

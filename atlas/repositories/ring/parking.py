@@ -22,9 +22,10 @@ from atlas.repositories.ring.cohorts import (
     settled,
     tier_of,
 )
+from atlas.repositories.ring.filter import FilterReader, counting
 from atlas.repositories.ring.page import KNOWN, Entries
 from atlas.repositories.ring.pages import Ring
-from atlas.repositories.ring.positions import ids_of, positions_of
+from atlas.repositories.ring.positions import Positions, ids_of, positions_of
 
 #: A YouTube id, in SQL: the last character carries four bits.
 _CANONICAL = "{column} ~ '^[A-Za-z0-9_-]{{10}}[AEIMQUYcgkosw048]$'"
@@ -56,7 +57,8 @@ _TAKE_ROWS = text(f"""
         ORDER BY video_id FOR UPDATE SKIP LOCKED
     )
     DELETE FROM watchlist w USING quiet WHERE w.video_id = quiet.video_id
-    RETURNING w.video_id, w.tracking_tier, w.published_at, w.last_tracked_at
+    RETURNING w.video_id, w.tracking_tier, w.published_at, w.last_tracked_at,
+              w.woken_at IS NOT NULL AS was_parked
     """).bindparams(bindparam("ids", type_=ARRAY(Text)))
 _TAKE_TOMBSTONES = text("""
     WITH collected AS MATERIALIZED (
@@ -97,6 +99,11 @@ class Turn:
     distance: int
     skipped_from: int
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The positions that the pointer passes, as spans with both ends included."""
+        return _spans(self.cohort.distance, self.distance)
+
 
 class Parking(Repository):
     """Moves entries between rows and ring, inside the caller's transaction."""
@@ -135,31 +142,62 @@ class Parking(Repository):
             today,
         )
         new = tombstones.merged(parked)
-        cohorts = Cohorts(self.session)
+        first, last = int(new.positions[0]), int(new.positions[-1])
+        ring, cohorts = Ring(self.session), Cohorts(self.session)
         passes = await cohorts.passes()
         changes: Counter[int] = Counter()
-        await Ring(self.session).rewrite(
-            int(new.positions[0]),
-            int(new.positions[-1]),
-            lambda lower, upper, old: _combined(old, new.between(lower, upper), passes, changes),
+        filed = np.empty(0, np.uint64)
+        if woken := {row.video_id: row.tracking_tier for row in rows if row.was_parked}:
+            # from here on no id of these pages moves to a file
+            await ring.lock(first, last)
+            filed = await self._filed(woken)
+        await ring.rewrite(
+            first,
+            last,
+            lambda lower, upper, old: _combined(
+                old, new.between(lower, upper), filed, passes, changes
+            ),
         )
         await cohorts.count(changes)
         return Parked(len(rows), len(known))
 
-    async def wake(self, turn: Turn, passes: Passes, now: datetime) -> int:
-        """Make rows of what lies between the pointer and its new place; returns how many entries."""
-        start, end = turn.cohort.distance, turn.distance
+    async def drop_tombstones(self, video_ids: Sequence[str]) -> None:
+        """Delete what says that these videos were collected: something else does."""
+        await self.session.execute(_TAKE_TOMBSTONES, {"ids": list(video_ids)})
+
+    async def _filed(self, tiers: Mapping[str, str]) -> Positions:
+        """Positions of videos that were woken, and by the filter in this tier: they lie in a file if the ring
+        does not have them."""
+        tier_at = dict(zip(positions_of([*tiers]).tolist(), tiers.values(), strict=True))
+        found = await FilterReader(self.session).cohorts_of([*tier_at])
+        filed = [
+            number
+            for number, cohorts in found.items()
+            if any(tier_of(cohort) == tier_at[number] for cohort in cohorts)
+        ]
+        return np.array(sorted(filed), np.uint64)
+
+    async def wake(
+        self, turn: Turn, passes: Passes, now: datetime, filed: Entries | None = None
+    ) -> int:
+        """Make rows of what lies between the pointer and its new place; returns how many entries.
+
+        ``filed``: the rows that files of the cohort have there.
+        """
         ring = Ring(self.session)
-        spans = [await ring.between(first, last) for first, last in _spans(start, end)]
         today = day_number(now)
         ids: list[str] = []
         sampled: list[datetime | None] = []
-        for entries in spans:
-            ours = entries.cohorts == turn.cohort.number
+        for first, last in turn.spans:
+            there = await ring.between(first, last)
+            entries = there.taken(there.cohorts == turn.cohort.number)
+            if filed is not None:
+                pairs = await FilterReader(self.session).between(first, last)
+                entries = entries.merged(counting(filed.between(first, last), there, pairs))
             fresh = (entries.days > 0) & (
                 (entries.parked >= today) | (entries.days >= turn.skipped_from)
             )
-            due = entries.taken(ours & ~fresh)
+            due = entries.taken(~fresh)
             ids += ids_of(due.positions)
             sampled += [
                 _moment(passes.last_sampled(*facts))
@@ -207,9 +245,15 @@ class Parking(Repository):
 
 
 def _combined(
-    old: Entries, new: Entries, passes: Mapping[int, Passes], changes: Counter[int]
+    old: Entries,
+    new: Entries,
+    filed: Positions,
+    passes: Mapping[int, Passes],
+    changes: Counter[int],
 ) -> Entries | None:
-    """The entries of some pages with the new ones; adds to ``changes`` how many more a cohort has."""
+    """The entries of some pages with the new ones, but those that are ``filed`` and not here; adds to
+    ``changes`` how many more a cohort has."""
+    new = new.taken(old.found(new.positions)[0] | ~np.isin(new.positions, filed))
     if not len(new):
         return None
     kept = settled(old, passes)

@@ -6,8 +6,8 @@ from atlas.tables.archived import ARCHIVED
 
 TEXT = """
 Video statistics kept by Atlas, as tables that `datasets.load_dataset` reads by name: `video_stats`,
-`metrics` and `videos`. Of several rows with the same `video_id` and `timestamp` the one with the highest
-`seq` counts.
+`metrics`, `videos` and `schedule` (videos of long ago that are sampled still). Of several rows with the same
+`video_id` and `timestamp` the one with the highest `seq` counts.
 """
 
 

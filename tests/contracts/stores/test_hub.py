@@ -173,6 +173,7 @@ def test_the_first_commit_brings_a_card_that_names_the_tables(hub: Hub) -> None:
         "video_stats": "video_stats/*/*.parquet",
         "metrics": "metrics/*/*/*.parquet",
         "videos": "videos/*/*.parquet",
+        "schedule": "schedule/*/*.parquet",
     }
     assert vault.list_files() == ["a.json"]
     hub.counts.clear()

@@ -14,7 +14,8 @@ from atlas.errors import InvalidInput
 from atlas.models.videos import STATS_DUE, STATS_URGENCY
 from atlas.repositories.base import CHUNK
 from atlas.repositories.channels import Channels
-from atlas.repositories.videos import RETRACK, StatusSummary, Videos, Work
+from atlas.repositories.status import StatusSummary
+from atlas.repositories.videos import RETRACK, Videos, Work
 from atlas.types import Channel, Video, VideoStatus
 from tests.support.sql import execute, fetch, scalar
 

@@ -209,9 +209,9 @@ async def test_an_add_beside_a_parking_never_makes_a_second_entry(database: Data
         find = RingReader.find
         calls = 0
 
-        async def find_and_park(self: RingReader, wanted: object) -> object:
+        async def find_and_park(self: RingReader, *wanted: object) -> object:
             nonlocal calls
-            found = await find(self, wanted)  # type: ignore[arg-type]
+            found = await find(self, *wanted)  # type: ignore[arg-type]
             calls += 1
             if calls == 1:
                 await Calendar(database).park()
@@ -301,6 +301,7 @@ def test_intervals_grow_with_age_until_the_sum_fits() -> None:
         Cohort(
             cohort_of("WEEKLY", now - timedelta(days=30 * months), now),
             600_000,
+            0,
             0,
             timedelta(7),
             now,

@@ -138,7 +138,7 @@ async def test_a_parked_video_that_was_forgotten_elsewhere_is_barred_by_its_hash
         new = await ErasedDigests(session).add([digest(owner, ids[7])], [])
         assert new == [ids[7]]
         assert await Erasure(session).unfinished() == [ids[7]]
-        counts = await ErasureReader(session).counts(ids[6:8])
+        counts, _ = await ErasureReader(session).counts(ids[6:8])
         assert {one: found["watchlist"] for one, found in counts.items()} == {ids[6]: 1, ids[7]: 1}
         assert (await Erasure(session).delete_rows([ids[7]])).watchlist == 1
     assert sorted(await in_ring(database, ids)) == sorted({*ids} - {ids[7]})

@@ -8,11 +8,12 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import event
 
+from atlas.archive import Archiver
 from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.db.administration import migrations
@@ -20,6 +21,8 @@ from atlas.repositories.erasure import Erasure
 from atlas.repositories.watchlist import TrackingReport, Watchlist
 from atlas.scheduling.calendar import Calendar
 from atlas.types import TrackingTier
+from atlas.vault import LocalVault
+from tests.support.parked import moved_to, restored_from
 
 #: What a job is given: the time that it takes for now, and ids.
 Job = Callable[[Database, datetime, list[str]], Awaitable[object]]
@@ -38,12 +41,48 @@ async def _report(database: Database, now: datetime, ids: list[str]) -> None:
         await Watchlist(session).report(reports)
 
 
+async def _move(database: Database, now: datetime, ids: list[str]) -> None:
+    await moved_to(LocalVault(ids[0]), database)
+
+
+async def _restore(database: Database, now: datetime, ids: list[str]) -> None:
+    await restored_from(LocalVault(ids[0]), database)
+
+
+async def _erase(database: Database, now: datetime, ids: list[str]) -> None:
+    await Archiver(database, LocalVault(ids[0])).forget(ids[1:])
+
+
+async def _turn(database: Database, now: datetime, ids: list[str]) -> None:
+    vault = LocalVault(ids[0])
+    await Calendar(database, lambda: vault.store).turn(now)
+
+
+async def _adopt(database: Database, now: datetime, ids: list[str]) -> None:
+    await Archiver(database, LocalVault(ids[0])).adopt()
+
+
+async def _rebuild(database: Database, now: datetime, ids: list[str]) -> None:
+    await Archiver(database, LocalVault(ids[0])).rebuild()
+
+
+async def _clean_up(database: Database, now: datetime, ids: list[str]) -> None:
+    await Archiver(database, LocalVault(ids[0])).collect_garbage(timedelta(0))
+
+
 JOBS: dict[str, Job] = {
     "park": lambda database, now, ids: Calendar(database).park(now),
     "turn": lambda database, now, ids: Calendar(database).turn(now),
     "plan": lambda database, now, ids: Calendar(database).plan(now),
     "forget": _forget,
     "report": _report,
+    "move": _move,
+    "restore": _restore,
+    "erase": _erase,
+    "turn_files": _turn,
+    "adopt": _adopt,
+    "rebuild": _rebuild,
+    "clean_up": _clean_up,
     "downgrade": lambda database, now, ids: migrations.downgrade(database, ids[0]),
 }
 
@@ -58,9 +97,17 @@ class Forks:
         self._process.start()
         theirs.close()
 
-    def run(self, job: str, now: datetime, ids: list[str], kill_at: int, **variables: str) -> bool:
+    def run(
+        self,
+        job: str,
+        now: datetime,
+        ids: list[str],
+        kill_at: int,
+        url: str | None = None,
+        **variables: str,
+    ) -> bool:
         """Do the job, up to its ``kill_at``-th statement or commit; returns whether it had fewer."""
-        self._orders.send((job, now, ids, kill_at, variables))
+        self._orders.send((job, url, now, ids, kill_at, variables))
         code = self._orders.recv()
         assert code in (0, -signal.SIGKILL), f"{job} ended with {code}"
         return bool(code == 0)
@@ -76,13 +123,13 @@ def _serve(orders: Any, url: str, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     while True:
-        job, now, ids, kill_at, variables = orders.recv()
+        job, elsewhere, now, ids, kill_at, variables = orders.recv()
         if (child := os.fork()) == 0:
             code = 1
             try:
                 os.environ.update(variables)
                 reset_settings()
-                asyncio.run(_work(job, url, now, ids, kill_at))
+                asyncio.run(_work(job, elsewhere or url, now, ids, kill_at))
                 code = 0
             finally:
                 os._exit(code)
