@@ -303,7 +303,9 @@ class World:
         reader, ids = ScheduleReader(self.vault.store), list[str]()
         for number, file in enumerate(files):
             start = ROUND // len(files) * number
-            ids += ids_of(reader.between(file, start, start + ROUND // 50).positions[:100])
+            ids += ids_of(
+                reader.between(file, start, min(start + ROUND // 50, ROUND - 1)).positions[:100]
+            )
         return ids[self.added :: 3][: ADDED // 10]
 
     async def wake_seconds(self) -> tuple[float, int]:
