@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from atlas.db import Database
 from atlas.scheduling import Work
 from tests.support.cli import Program, Run, program
+from tests.support.servers.postgres import Server
 from tests.support.sql import execute
 
 
@@ -32,6 +33,16 @@ def atlas(_program: Program, tmp_path: Path) -> Run:
         return _program.run(list(arguments), environment | paths, tmp_path)
 
     return run
+
+
+@pytest.fixture
+async def empty(postgres_server: Server, migrated_template: str) -> AsyncIterator[Database]:
+    """A second database without rows."""
+    url = postgres_server.create(migrated_template)
+    database = Database(url)
+    yield database
+    await database.close()
+    postgres_server.drop(url)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,16 +35,6 @@ async def vault(database: Database, tmp_path: Path) -> LocalVault:
     vault = format_1.copied(tmp_path / "vault")
     await format_1.ledger_of_its_time(database, vault)
     return vault
-
-
-@pytest.fixture
-async def empty(postgres_server: Server, migrated_template: str) -> AsyncIterator[Database]:
-    """A second database without rows."""
-    url = postgres_server.create(migrated_template)
-    database = Database(url)
-    yield database
-    await database.close()
-    postgres_server.drop(url)
 
 
 async def test_it_is_read_and_found_whole(database: Database, vault: LocalVault) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from atlas.reader import StatsReader
 from atlas.types import Sample
 from atlas.vault import LocalVault
 from tests.support.samples import OLD, as_written, samples, visible
-from tests.support.servers.postgres import Server
 
 WEEK = timedelta(days=7)
 
@@ -34,16 +33,6 @@ def vault(tmp_path: Path) -> LocalVault:
 @pytest.fixture
 def archiver(database: Database, vault: LocalVault) -> Archiver:
     return Archiver(database, vault)
-
-
-@pytest.fixture
-async def empty(postgres_server: Server, migrated_template: str) -> AsyncIterator[Database]:
-    """A second database without rows."""
-    url = postgres_server.create(migrated_template)
-    database = Database(url)
-    yield database
-    await database.close()
-    postgres_server.drop(url)
 
 
 async def filled(database: Database, vault: LocalVault, archiver: Archiver) -> list[Sample]:

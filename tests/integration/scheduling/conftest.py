@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from atlas.reading.schedule import row_groups
 from atlas.scheduling.undecided import rests
 from atlas.vault import LocalVault
 from tests.support.old_videos import Away
-from tests.support.servers.postgres import Server
 
 
 @pytest.fixture
@@ -27,16 +26,6 @@ def vault(tmp_path: Path) -> LocalVault:
 @pytest.fixture
 def dao(database: Database, vault: LocalVault) -> MaiaDAO:
     return MaiaDAO(database, vault)
-
-
-@pytest.fixture
-async def empty(postgres_server: Server, migrated_template: str) -> AsyncIterator[Database]:
-    """Another database, without anything."""
-    url = postgres_server.create(migrated_template)
-    database = Database(url)
-    yield database
-    await database.close()
-    postgres_server.drop(url)
 
 
 @pytest.fixture
