@@ -166,9 +166,7 @@ class Janitor:
         """
         async with self.database.transaction(read_only=True) as session:
             cohorts = await cohorts_to_move(session)
-            unsettled = [
-                file for file in await ScheduleFiles(session).live() if not file.is_settled
-            ]
+            unsettled = await ScheduleFiles(session).unsettled()
         if not (cohorts or unsettled):
             return
         try:

@@ -119,7 +119,7 @@ async def settle_files(steps: Steps, progress: Progress | None = None) -> int:
     Each slice is a transaction under the fence. Raises `LeaseLost`, `VaultError`.
     """
     async with steps.database.transaction(read_only=True) as session:
-        files = [file for file in await ScheduleFiles(session).live() if not file.is_settled]
+        files = await ScheduleFiles(session).unsettled()
     files = [file for file in files if await offload(_is_readable, steps, file)]
     if not files:
         return 0

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, true, update
 
 from atlas.models import ArchiveFile
 from atlas.repositories.base import Repository
@@ -19,21 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleFile:
-    """A live file: entries of one cohort. ``is_settled``: the ring has none of them any more."""
+    """A live file: entries of one cohort."""
 
     id: int
     object_key: str
     cohort: int
     rows: int
     byte_size: int
-    is_settled: bool
 
     @classmethod
-    def of(cls, file: FileRecord, *, is_settled: bool = True) -> Self:
+    def of(cls, file: FileRecord) -> Self:
         """That of a ledger row."""
         cohort = cohort_of_month(file.slice_start)
         rows, size = file.row_count or 0, file.byte_size or 0
-        return cls(file.id, file.object_key, cohort, rows, size, is_settled)
+        return cls(file.id, file.object_key, cohort, rows, size)
 
 
 class ScheduleFiles(Repository):
@@ -41,6 +40,13 @@ class ScheduleFiles(Repository):
 
     async def live(self) -> list[ScheduleFile]:
         """All of them, oldest month first."""
+        return await self._files(true())
+
+    async def unsettled(self) -> list[ScheduleFile]:
+        """Those of whose rows the ring may have some still."""
+        return await self._files(ArchiveFile.settled_at.is_(None))
+
+    async def _files(self, condition: ColumnElement[bool]) -> list[ScheduleFile]:
         rows = await self.session.execute(
             select(
                 ArchiveFile.id,
@@ -48,14 +54,17 @@ class ScheduleFiles(Repository):
                 ArchiveFile.slice_start,
                 ArchiveFile.row_count,
                 ArchiveFile.byte_size,
-                ArchiveFile.settled_at.is_not(None),
             )
-            .where(ArchiveFile.dataset == Dataset.SCHEDULE, ArchiveFile.state == ArchiveState.LIVE)
+            .where(
+                ArchiveFile.dataset == Dataset.SCHEDULE,
+                ArchiveFile.state == ArchiveState.LIVE,
+                condition,
+            )
             .order_by(ArchiveFile.slice_start, ArchiveFile.seq)
         )
         return [
-            ScheduleFile(number, key, cohort_of_month(month), count or 0, size or 0, settled)
-            for number, key, month, count, size, settled in rows
+            ScheduleFile(number, key, cohort_of_month(month), count or 0, size or 0)
+            for number, key, month, count, size in rows
         ]
 
     async def by_cohort(self) -> dict[int, list[ScheduleFile]]:
