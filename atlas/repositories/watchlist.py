@@ -330,7 +330,8 @@ class Watchlist(Deciding, WatchlistReader):
         """Record samplings, end their leases; returns the ids of the entries that were changed.
 
         A report older than what is stored, under a lease that is no longer the current one, or of a
-        video that is not on the list changes nothing.
+        video that is not on the list changes nothing; nor does one without a lease of a video that lies in a
+        file of the vault and is not awake.
         """
         for report in reports:
             check_id(report.video_id)
@@ -342,7 +343,7 @@ class Watchlist(Deciding, WatchlistReader):
             changed |= await self._report(part)
             # who reports without a lease need not know that the calendar has the video
             others = [one for one in part if one.lease is None and one.video_id not in changed]
-            parked = (await RingReader(self.session).find(one.video_id for one in others)).cohorts
+            parked = await RingReader(self.session).cohorts_of(one.video_id for one in others)
             if parked := {key: cohort for key, cohort in parked.items() if cohort != KNOWN}:
                 woken = await Parking(self.session).wake_ids(parked)
                 again = [one for one in others if one.video_id in parked]

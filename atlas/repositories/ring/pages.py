@@ -58,19 +58,7 @@ class RingReader(PageReader):
         counts only where files cannot be read: a video that is hidden and shown again gets a new date.
         """
         canonical = [video_id for video_id in video_ids if is_canonical(video_id)]
-        cohorts: dict[str, int] = {}
-        versions: dict[int, int] = {}
-        for part in chunks(canonical, _PAGES):
-            id_at = dict(zip(positions_of(part).tolist(), part, strict=True))
-            rows = await self._covering(list(id_at))
-            versions.update((row.lower, row.version) for row in rows)
-            for row, inside in by_page(rows, sorted(id_at)):
-                found = look_up(row.packed, position(row.lower), inside)
-                cohorts.update(
-                    (id_at[number], cohort)
-                    for number, cohort in zip(inside, found, strict=True)
-                    if cohort is not None
-                )
+        cohorts, versions = await self._in_ring(canonical)
         # after the ring: ids go from there to the files
         left = [video_id for video_id in canonical if not cohorts.get(video_id)]
         matched = await self._matched(left)
@@ -86,6 +74,27 @@ class RingReader(PageReader):
             if not {file.object_key for file in files} <= answers.read.get(video_id, frozenset()):
                 undecided[video_id] = matched[video_id]
         return Membership(cohorts | present, versions, undecided)
+
+    async def cohorts_of(self, video_ids: Iterable[str]) -> dict[str, int]:
+        """The cohorts of those that are in the ring, whatever the files have."""
+        return (await self._in_ring([one for one in video_ids if is_canonical(one)]))[0]
+
+    async def _in_ring(self, canonical: Sequence[str]) -> tuple[dict[str, int], dict[int, int]]:
+        """The cohorts of ids, and the versions of the pages that were looked at."""
+        cohorts: dict[str, int] = {}
+        versions: dict[int, int] = {}
+        for part in chunks(canonical, _PAGES):
+            id_at = dict(zip(positions_of(part).tolist(), part, strict=True))
+            rows = await self._covering(list(id_at))
+            versions.update((row.lower, row.version) for row in rows)
+            for row, inside in by_page(rows, sorted(id_at)):
+                found = look_up(row.packed, position(row.lower), inside)
+                cohorts.update(
+                    (id_at[number], cohort)
+                    for number, cohort in zip(inside, found, strict=True)
+                    if cohort is not None
+                )
+        return cohorts, versions
 
     async def _matched(self, video_ids: Sequence[str]) -> dict[str, frozenset[int]]:
         """Ids that may be in files, with the cohorts of these."""
