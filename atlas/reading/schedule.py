@@ -6,11 +6,13 @@ What was read is remembered in memory and nowhere else: it names ids, and erased
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +33,8 @@ from atlas.types import ReadableStore
 
 log = get_logger(__name__)
 
-#: Row groups that are remembered: 25 MB of those that Atlas writes.
-_REMEMBERED = 512
+#: Row groups that are remembered: 25 MB of those that Atlas writes; and files of which the bounds of all are.
+_GROUPS, _FILES = 512, 512
 #: Requests at the same time.
 _AT_ONCE = 8
 #: What numpy makes of a day that is not known.
@@ -40,40 +42,45 @@ _NO_DAY = 0
 _ANY_TIME = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 _COLUMNS = ("position", "last_sampled", "parked_on")
 
+KeyT = TypeVar("KeyT", bound=Hashable)
+ValueT = TypeVar("ValueT")
 
-class RowGroups:
-    """Row groups by file and place, the least recently used leave first. Any thread may use it."""
 
-    def __init__(self) -> None:
-        self._groups: OrderedDict[tuple[str, str, int], Entries] = OrderedDict()
+class Memory(Generic[KeyT, ValueT]):
+    """Up to ``limit`` things that were read, the least recently used leave first. Any thread may use it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._values: OrderedDict[KeyT, ValueT] = OrderedDict()
         self._unlock()
-        renew_in_child(self, RowGroups._unlock)
+        renew_in_child(self, Memory._unlock)
 
     def _unlock(self) -> None:
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, str, int]) -> Entries | None:
-        """The entries of a row group, if they are remembered."""
+    def get(self, key: KeyT, read: Callable[[], ValueT]) -> ValueT:
+        """What is remembered; else what ``read`` returns, which is remembered from then on."""
         with self._lock:
-            if key in self._groups:
-                self._groups.move_to_end(key)
-            return self._groups.get(key)
-
-    def put(self, key: tuple[str, str, int], entries: Entries) -> None:
-        """Remember the entries of a row group."""
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = read()
         with self._lock:
-            self._groups[key] = entries
-            if len(self._groups) > _REMEMBERED:
-                self._groups.popitem(last=False)
+            self._values[key] = value
+            if len(self._values) > self._limit:
+                self._values.popitem(last=False)
+        return value
 
     def clear(self) -> None:
         """Forget all of them."""
         with self._lock:
-            self._groups.clear()
+            self._values.clear()
 
 
-#: Shared by all readers of the process.
-row_groups = RowGroups()
+#: By vault, file, and number of the row group. Shared by all readers of the process, as the next.
+row_groups = Memory[tuple[str, str, int], Entries](_GROUPS)
+#: First and last positions of the row groups, by vault and file.
+bounds = Memory[tuple[str, str], tuple[Positions, Positions]](_FILES)
 
 
 @contextlib.contextmanager
@@ -154,10 +161,11 @@ class _Opened:
             file.byte_size,
             in_ledger=True,
         )
-        self._footer = self._known_footer()
-        self._firsts, self._lasts = self._bounds()
+        key = (store.identity, file.object_key)
+        self._firsts, self._lasts = bounds.get(key, self._bounds)
 
-    def _known_footer(self) -> Footer:
+    @functools.cached_property
+    def _footer(self) -> Footer:
         footer = footers.get(self._cold)
         if footer is None:
             footer, _ = fetch_footer(self._store, self._cold)
@@ -197,11 +205,7 @@ class _Opened:
     def group(self, at: int) -> Entries:
         """The entries of a row group."""
         key = (self._store.identity, self._file.object_key, at)
-        entries = row_groups.get(key)
-        if entries is None:
-            entries = self._read(at)
-            row_groups.put(key, entries)
-        return entries
+        return row_groups.get(key, lambda: self._read(at))
 
     def _read(self, at: int) -> Entries:
         group = self._footer.groups[at]

@@ -343,8 +343,8 @@ class Watchlist(Deciding, WatchlistReader):
             changed |= await self._report(part)
             # who reports without a lease need not know that the calendar has the video
             others = [one for one in part if one.lease is None and one.video_id not in changed]
-            parked = await RingReader(self.session).cohorts_of(one.video_id for one in others)
-            if parked := {key: cohort for key, cohort in parked.items() if cohort != KNOWN}:
+            cohorts = await RingReader(self.session).cohorts_of(one.video_id for one in others)
+            if parked := {video_id for video_id, cohort in cohorts.items() if cohort != KNOWN}:
                 woken = await Parking(self.session).wake_ids(parked)
                 again = [one for one in others if one.video_id in parked]
                 changed |= await self._report(again)

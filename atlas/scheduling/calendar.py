@@ -27,7 +27,6 @@ from atlas.repositories.ring.cohorts import (
     Cohort,
     CohortReader,
     Cohorts,
-    Passes,
     day_number,
 )
 from atlas.repositories.ring.page import KNOWN
@@ -91,7 +90,6 @@ class Calendar:
 
     @retry_when_locked
     async def _turn(self, now: datetime | None, ahead: Ahead | None) -> int:
-        woken = 0
         async with self.database.transaction() as session:
             cohorts = Cohorts(session)
             if not await cohorts.try_lock():
@@ -100,30 +98,30 @@ class Calendar:
             calendar = [one for one in await cohorts.all() if one.number != KNOWN and one.entries]
             files = await ScheduleFiles(session).by_cohort()
             due = [one for one in calendar if (now - one.turned_at).total_seconds() >= TURN_EVERY]
-            passed = {
-                one.number: ahead.of(one, files[one.number]) if ahead else None
+            # what has files moves to where they were read, or not at all
+            read = {
+                one.number: passed
                 for one in due
                 if one.number in files
+                and ahead is not None
+                and (passed := ahead.of(one, files[one.number])) is not None
             }
-            # what has files moves to where they were read, or not at all
-            due = [one for one in due if passed.get(one.number, one) is not None]
+            due = [one for one in due if one.number in read or one.number not in files]
             if not due:
                 return 0
             share = sum(one.entries / (one.interval / _DAY) for one in calendar)
             if await WatchlistReader(session).awake() > max(_AWAKE, share / 4):
                 log.info("calendar_waits", hint="more is due than workers claim")
                 return 0
-            passes = await cohorts.passes()
-            turns = []
-            for one in due:
-                of_cohort, ready = passes.get(one.number, Passes()), passed.get(one.number)
-                turn = turn_of(one, of_cohort, now) if ready is None else ready.turn
-                turns.append(turn)
-                rows = None if ready is None else ready.rows
-                woken += await Parking(session).wake(turn, of_cohort, now, rows)
+            passes = await cohorts.passes(due)
+            turns = [
+                read[n].turn if (n := one.number) in read else turn_of(one, passes[n], now)
+                for one in due
+            ]
+            filed = {number: passed.rows for number, passed in read.items()}
+            woken = await Parking(session).wake(turns, passes, now, filed)
             # the cohorts' rows last: parking, which holds rows of the watchlist, waits for nobody then
-            for turn in turns:
-                await cohorts.turned(turn.cohort.number, turn.distance, now, turn.skipped_from)
+            await cohorts.turned(turns, now)
         if woken:
             log.debug("calendar_turned", woken=woken)
         return woken

@@ -18,10 +18,10 @@ from atlas.repositories.ring.cohorts import (
     Cohort,
     CohortReader,
     Passes,
+    Turn,
     day_number,
 )
 from atlas.repositories.ring.page import Entries
-from atlas.repositories.ring.parking import Turn
 from atlas.types import ReadableStore
 from atlas.vault.offload import offload
 
@@ -80,17 +80,17 @@ class ReadAhead:
             cohorts = CohortReader(session)
             ahead = Ahead(now or await cohorts.now())
             calendar = [one for one in await cohorts.all() if one.entries and one.number in files]
-            passes = await cohorts.passes()
-        due = [
-            one
-            for one in calendar
-            if (ahead.now - one.turned_at).total_seconds() >= TURN_FILES_EVERY
-        ]
+            due = [
+                one
+                for one in calendar
+                if (ahead.now - one.turned_at).total_seconds() >= TURN_FILES_EVERY
+            ]
+            passes = await cohorts.passes(due)
         if not due or time.monotonic() < self._rest_until:
             return ahead
         # those that wait longest first: there may not be the time for all
         turns = [
-            turn_of(one, passes.get(one.number, Passes()), ahead.now)
+            turn_of(one, passes[one.number], ahead.now)
             for one in sorted(due, key=lambda one: one.turned_at)
         ]
         try:

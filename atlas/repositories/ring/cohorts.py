@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
+import numpy.typing as npt
 from sqlalchemy import text
 
 from atlas.repositories.base import Repository
@@ -37,7 +38,7 @@ _READ = text(f"""
     """)
 _DAYS = text("""
     SELECT cohort, day, CAST(distance AS text), skipped_from
-    FROM watchlist_cohort_days ORDER BY cohort, day
+    FROM watchlist_cohort_days WHERE cohort = ANY (CAST(:cohorts AS integer[])) ORDER BY cohort, day
     """)
 _COUNT = text("""
     INSERT INTO watchlist_cohorts AS c (cohort, entries, interval)
@@ -196,6 +197,26 @@ def settled(entries: Entries, passes: Mapping[int, Passes]) -> Entries:
     return Entries(entries.positions, entries.cohorts, days, parked)
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How far the pointer of a cohort goes now, and which entries are too fresh to be woken."""
+
+    cohort: Cohort
+    distance: int
+    skipped_from: int
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The positions that the pointer passes, as spans with both ends included."""
+        return _spans(self.cohort.distance, self.distance)
+
+    def is_fresh(self, entries: Entries, today: int) -> npt.NDArray[np.bool_]:
+        """Which entries of the cohort are left to the next round."""
+        return (entries.days > 0) & (
+            (entries.parked >= today) | (entries.days >= self.skipped_from)
+        )
+
+
 class CohortReader(Repository):
     """Reads the calendar."""
 
@@ -208,15 +229,14 @@ class CohortReader(Repository):
             )
         ]
 
-    async def passes(self) -> dict[int, Passes]:
-        """What the pointers passed on which days, by cohort."""
-        days: dict[int, list[Day]] = {}
-        for cohort, number, distance, skipped_from in await self.session.execute(_DAYS):
-            days.setdefault(cohort, []).append(Day(number, int(distance), skipped_from))
-        return {
-            cohort.number: Passes(cohort.distance, days.get(cohort.number, ()))
-            for cohort in await self.all()
-        }
+    async def passes(self, cohorts: Iterable[Cohort]) -> dict[int, Passes]:
+        """What the pointers of these passed on which days, by cohort."""
+        distances = {one.number: one.distance for one in cohorts}
+        days: dict[int, list[Day]] = {number: [] for number in distances}
+        found = await self.session.execute(_DAYS, {"cohorts": [*distances]})
+        for cohort, number, distance, skipped_from in found:
+            days[cohort].append(Day(number, int(distance), skipped_from))
+        return {number: Passes(distances[number], days[number]) for number in distances}
 
 
 class Cohorts(CohortReader):
@@ -248,20 +268,33 @@ class Cohorts(CohortReader):
                 },
             )
 
-    async def turned(self, cohort: int, distance: int, at: datetime, skipped_from: int) -> None:
-        """Record how far a pointer has come today."""
+    async def turned(self, turns: Sequence[Turn], at: datetime) -> None:
+        """Record how far the pointers have come today."""
         await self.session.execute(
             _TURNED,
-            {
-                "cohort": cohort,
-                "distance": str(distance),
-                "at": at,
-                "day": day_number(at),
-                "skipped_from": skipped_from,
-            },
+            [
+                {
+                    "cohort": turn.cohort.number,
+                    "distance": str(turn.distance),
+                    "at": at,
+                    "day": day_number(at),
+                    "skipped_from": turn.skipped_from,
+                }
+                for turn in turns
+            ],
         )
 
     async def stretch(self, intervals: Iterable[tuple[int, timedelta]]) -> None:
         """Set the interval of cohorts."""
         for cohort, interval in sorted(intervals):
             await self.session.execute(_STRETCH, {"cohort": cohort, "interval": interval})
+
+
+def _spans(start: int, end: int) -> list[tuple[int, int]]:
+    """The positions from one distance to another, as spans with both ends included."""
+    if end <= start:
+        return []
+    first, last = start % ROUND, (end - 1) % ROUND
+    if end - start >= ROUND:
+        return [(0, ROUND - 1)]
+    return [(first, last)] if first <= last else [(first, ROUND - 1), (0, last)]

@@ -70,14 +70,18 @@ class Pairs:
         )
 
     def between(self, first: int, last: int) -> Pairs:
-        """Those of the prefixes ``first <= prefix <= last``."""
-        start = int(np.searchsorted(self.prefixes, np.uint64(first), "left"))
-        stop = int(np.searchsorted(self.prefixes, np.uint64(last), "right"))
+        """Those of the prefixes that positions of ``first <= position <= last`` have."""
+        start = int(np.searchsorted(self.prefixes, np.uint64(first >> DROPPED_BITS), "left"))
+        stop = int(np.searchsorted(self.prefixes, np.uint64(last >> DROPPED_BITS), "right"))
         return Pairs(self.prefixes[start:stop], self.cohorts[start:stop])
 
     def has(self, prefixes: Positions, cohort: int) -> npt.NDArray[np.bool_]:
         """For each prefix whether it is here with that cohort."""
-        return np.isin(prefixes, self.prefixes[self.cohorts == cohort])
+        there = self.prefixes[self.cohorts == cohort]
+        if not len(there):
+            return np.zeros(len(prefixes), np.bool_)
+        index = np.searchsorted(there, prefixes).clip(max=len(there) - 1)
+        return np.asarray(there[index] == prefixes)
 
 
 def pack_pairs(pairs: Pairs, lower: int) -> bytes:
@@ -178,8 +182,11 @@ class FilterReader(PageReader):
 
     async def between(self, first: int, last: int) -> Pairs:
         """The pairs whose prefixes positions of ``first <= position <= last`` have."""
-        rows = await self._range(first, last)
-        return _joined(rows).between(first >> DROPPED_BITS, last >> DROPPED_BITS)
+        return (await self.around([(first, last)])).between(first, last)
+
+    async def around(self, spans: Sequence[tuple[int, int]]) -> Pairs:
+        """The pairs of all pages that these spans of positions touch."""
+        return _joined(await self._touched(spans))
 
 
 class Filter(FilterReader, PageWriter):

@@ -156,7 +156,7 @@ def look_up_all(packed: bytes, lower: int, positions: Sequence[int]) -> list[lis
     low_bytes, size, high_bytes = packed[1], packed[2] | packed[3] << 8, _HIGH_BYTES(packed, 4)[0]
     at = _HEADER.itemsize + size * low_bytes
     ones = np.unpackbits(np.frombuffer(packed, np.uint8, high_bytes, at))
-    high = np.flatnonzero(ones) - np.arange(size)
+    high = np.flatnonzero(ones.view(np.bool_)) - np.arange(size)
     found: list[list[int]] = []
     for position in positions:
         offset = position - lower
@@ -222,7 +222,7 @@ def _unpack(packed: bytes, lower: int) -> Entries:
     at += size * low_bytes
     ones = np.unpackbits(np.frombuffer(packed, np.uint8, int(header["high"]), at))
     at += int(header["high"])
-    high = (np.flatnonzero(ones) - np.arange(size)).astype(np.uint64)
+    high = (np.flatnonzero(ones.view(np.bool_)) - np.arange(size)).astype(np.uint64)
     numbers = offsets.reshape(-1).view("<u8").astype(np.uint64)
     if low_bytes < 8:
         numbers |= high << np.uint64(8 * low_bytes)

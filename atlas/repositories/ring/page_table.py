@@ -55,15 +55,29 @@ class PageReader(Repository):
         values = {"positions": [stored(number) for number in positions]}
         return [Row(*row) for row in await self.session.execute(statement, values)]
 
-    async def _range(self, first: int, last: int, suffix: str = "") -> list[Row]:
-        """The pages of a span, in order."""
-        statement = self._statement("""
+    async def _touched(self, spans: Sequence[tuple[int, int]], suffix: str = "") -> list[Row]:
+        """The pages of several spans, each page once, in order."""
+        statement = self._statement(
+            """
             SELECT lower, upper, version, packed FROM {table}
-            WHERE upper >= :first AND lower <= :last AND lower >= (
-                SELECT coalesce(max(lower), :first) FROM {table} WHERE lower <= :first)
+            WHERE lower IN (
+                SELECT r.lower
+                FROM unnest(CAST(:firsts AS bigint[]), CAST(:lasts AS bigint[])) AS s (first, last)
+                CROSS JOIN LATERAL (
+                    SELECT lower FROM {table} t
+                    WHERE t.upper >= s.first AND t.lower <= s.last AND t.lower >= (
+                        SELECT coalesce(max(lower), s.first) FROM {table} WHERE lower <= s.first)
+                    OFFSET 0 -- keeps the planner from joining whole tables
+                ) r)
             ORDER BY lower
-            """ + suffix)
-        values = {"first": stored(first), "last": stored(last)}
+            """ + suffix,
+            "firsts",
+            "lasts",
+        )
+        values = {
+            "firsts": [stored(first) for first, _ in spans],
+            "lasts": [stored(last) for _, last in spans],
+        }
         return [Row(*row) for row in await self.session.execute(statement, values)]
 
     async def _changed(self, versions: Mapping[int, int]) -> bool:
@@ -90,7 +104,7 @@ class PageWriter(PageReader):
         """The pages of a span, locked. One that was split while we waited is looked for again; where the
         table was emptied by hand it gets one page, ``empty``."""
         while True:
-            rows = await self._range(first, last, "FOR UPDATE")
+            rows = await self._touched([(first, last)], "FOR UPDATE")
             if _covers(rows, stored(first), stored(last)):
                 return rows
             if not rows:

@@ -123,8 +123,12 @@ class RingReader(PageReader):
 
     async def between(self, first: int, last: int) -> Entries:
         """The entries whose position is ``first <= position <= last``."""
-        rows = await self._range(first, last)
-        return joined(unpack(row.packed, position(row.lower)).between(first, last) for row in rows)
+        return (await self.around([(first, last)])).between(first, last)
+
+    async def around(self, spans: Sequence[tuple[int, int]]) -> Entries:
+        """The entries of all pages that these spans of positions touch."""
+        rows = await self._touched(spans)
+        return joined(unpack(row.packed, position(row.lower)) for row in rows)
 
 
 class Ring(RingReader, PageWriter):

@@ -19,7 +19,7 @@ from atlas.archive import Archiver
 from atlas.db import Database
 from atlas.errors import ArchiverBusy, VaultUnavailable
 from atlas.reading.footers import footers
-from atlas.reading.schedule import row_groups
+from atlas.reading.schedule import bounds, row_groups
 from atlas.scheduling.undecided import rests
 from atlas.vault import LocalVault
 from tests.faults.long_ago.whole import Truth, ids_found
@@ -137,6 +137,7 @@ class Past:
             raise VaultUnavailable("no answer")
 
         row_groups.clear()
+        bounds.clear()
         footers.clear()
         self.trace.append("the vault is away:")
         with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ from atlas.adapters.maia import MaiaDAO
 from atlas.db import Database
 from atlas.errors import VaultUnavailable
 from atlas.reading.footers import footers
-from atlas.reading.schedule import row_groups
+from atlas.reading.schedule import bounds, row_groups
 from atlas.scheduling.undecided import rests
 from atlas.vault import LocalVault
 from tests.support.old_videos import Away
@@ -38,6 +38,7 @@ def away(vault: LocalVault) -> Away:
             raise VaultUnavailable("no answer")
 
         row_groups.clear()
+        bounds.clear()
         footers.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(vault.store), "open", no_answer)

@@ -157,7 +157,8 @@ async def test_what_is_reported_otherwise_is_a_row_again_and_parked_in_time(
     assert rows[fast]["next_track_at"] == soon and rows[left_out]["omissions"] == 1
     assert (await calendar.park()).videos == 1
     async with database.transaction(read_only=True) as session:
-        passes = await CohortReader(session).passes()
+        reader = CohortReader(session)
+        passes = await reader.passes(await reader.all())
         entry = (await RingReader(session).between(0, 2**64 - 1)).taken(slice(0, 3))
     sampled = {int(day) for day in entry.days if day}
     assert sampled == {(yesterday.date() - datetime(1970, 1, 1).date()).days} and passes

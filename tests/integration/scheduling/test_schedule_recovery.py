@@ -18,7 +18,7 @@ from atlas.db.administration import migrations
 from atlas.errors import ConfigurationError, VaultUnavailable
 from atlas.janitor import Janitor
 from atlas.reading.footers import footers
-from atlas.reading.schedule import row_groups
+from atlas.reading.schedule import bounds, row_groups
 from atlas.scheduling.calendar import Calendar
 from atlas.status import gather
 from atlas.vault import LocalVault
@@ -57,6 +57,7 @@ async def test_a_file_that_is_lost_or_damaged_takes_only_its_own_videos_along(
         gone.chmod(0o600)
         gone.write_bytes(content)
     row_groups.clear()
+    bounds.clear()
     footers.clear()
     calendar = Calendar(database, lambda: vault.store)
     await played(calendar, database, start, 7 * 24)
