@@ -15,8 +15,10 @@ from atlas.config import reset_settings
 from atlas.db import Database
 from atlas.errors import VaultUnavailable
 from atlas.reading.schedule import ScheduleReader
+from atlas.repositories.ring.cohorts import ROUND
 from atlas.repositories.ring.membership import Answers
 from atlas.repositories.ring.page import DORMANT, KNOWN
+from atlas.repositories.ring.positions import positions_of
 from atlas.repositories.videos import Videos
 from atlas.scheduling.calendar import Calendar
 from atlas.status import gather
@@ -346,3 +348,33 @@ async def test_an_answer_counts_only_for_the_files_that_were_read(
     assert reads == 2
     assert await scalar(database, "SELECT count(*) FROM watchlist") == 0
     await check_whole(database, [*old, *late, alike], vault=vault)
+
+
+async def test_one_turn_passes_another_place_of_each_month(
+    database: Database, vault: LocalVault
+) -> None:
+    start, size = NOW - 60 * DAY, 6_000
+    ids = [video_ids(size, start=quarter * 10_000) for quarter in range(4)]
+    for quarter, years in enumerate((5, 3, 0.4, 0.2)):
+        await parked_long_ago(database, ids[quarter], start, years)
+    assert await moved_to(vault, database) == 2 * size
+    months = await fetch(database, "SELECT cohort FROM watchlist_cohorts ORDER BY cohort")
+    for quarter, row in enumerate(months):
+        await execute(
+            database,
+            "UPDATE watchlist_cohorts SET interval = interval '4 days', turned_at = :at, "
+            "distance = CAST(:distance AS numeric) WHERE cohort = :cohort",
+            at=NOW - DAY,
+            distance=str(ROUND // 4 * quarter),
+            cohort=row["cohort"],
+        )
+    passed = {
+        video_id
+        for quarter, of_month in enumerate(ids)
+        for video_id, place in zip(of_month, positions_of(of_month).tolist(), strict=True)
+        if place // (ROUND // 4) == quarter
+    }
+    assert len(passed) > size // 2
+    assert await Calendar(database, lambda: vault.store).turn(NOW) == len(passed)
+    rows = await fetch(database, "SELECT video_id FROM watchlist")
+    assert {row["video_id"] for row in rows} == passed
