@@ -63,7 +63,9 @@ async def test_videos_woken_out_of_turn_keep_their_tier_and_day(database: Databa
     now = datetime.now(UTC).replace(hour=12)
     weekly, dormant, rows = video_ids(30), video_ids(30, start=100), video_ids(2, start=200)
     await parked(database, weekly, now=now)
-    await parked(database, dormant, "DORMANT", now - timedelta(days=3))
+    calendar = await parked(database, dormant, "DORMANT", now - timedelta(days=3))
+    await execute(database, "INSERT INTO video_tombstones (video_id) VALUES (:id)", id=rows[0])
+    assert (await calendar.park(now)).collected == 1
     await execute(
         database,
         "INSERT INTO watchlist (video_id, tracking_tier) VALUES (:id, 'DAILY')",

@@ -110,6 +110,22 @@ async def test_a_round_wakes_every_video_of_a_file_once(
         assert dict(woken) == dict.fromkeys([*old, *late, *more], 1)
 
 
+async def test_what_is_in_file_and_ring_is_woken_by_the_ring_alone(
+    database: Database, vault: LocalVault
+) -> None:
+    old, start = video_ids(300), NOW - 30 * DAY
+    await parked_long_ago(database, old, start)
+    await moved_to(vault, database)
+    await parked(database, old[:50], "DORMANT", start)
+    await execute(database, "UPDATE watchlist_cohorts SET interval = '90 days' WHERE cohort = 1")
+    calendar = Calendar(database, lambda: vault.store)
+    await played(calendar, database, start, 7 * 24)
+    woken = await played(calendar, database, start + 7 * DAY, 7 * 24)
+    assert {*old[50:]} <= woken.keys() and len(woken.keys() & {*old[:50]}) < 10
+    # nothing is woken by both pointers in one round
+    assert set(woken.values()) == {1}
+
+
 async def test_a_pointer_waits_for_a_vault_that_is_away_and_the_others_go_on(
     database: Database, vault: LocalVault, away: Away
 ) -> None:
