@@ -11,7 +11,8 @@ What is real and what is not:
   watchlist and four of tombstones are loaded once. Their own growth is `retention`'s business.
 - ``--days`` days are played at the end of the first year: new rows, rows that turn slow, tombstones, the
   janitor's parking and planning, and the calendar turned by the hour, all by Atlas's own code; what is woken
-  is reported by a DELETE. VACUUM is called where autovacuum's rule asks for it.
+  is reported by a DELETE. VACUUM is called where autovacuum's rule asks for it. With ``--years 0`` nothing is
+  loaded, days are played from the first one on, and at the end every video has to be there once.
 - With ``--parts`` fewer than 56, only so many of 56 slices of the positions are filled, and the sizes of
   ring and filter are multiplied; days are not played, nor is measured what depends on the size (claims,
   adding, waking).
@@ -49,9 +50,11 @@ async def measure(database: Database, folder: Path, rows: int, load: Load) -> li
     try:
         world = World(database, connection, load, LocalVault(folder / "vault"))
         await world.load_constants()
-        for _ in range(12):
+        await world.look(first_day=0)
+        for _ in range(12 if load.years else 0):
             await world.load_months(1)
-        results += _sizes(world, "the first year")
+        if load.years:
+            results += _sizes(world, "the first year")
         before = len(world.curve.days)
         is_whole = load.parts == SLICES
         if load.days and is_whole:
@@ -60,6 +63,9 @@ async def measure(database: Database, folder: Path, rows: int, load: Load) -> li
             tell(
                 f"the ring grew by {grown / max(load.days - 1, 1) / 1e3:.0f} kB a day while days were played"
             )
+        if not load.years:
+            await world.check(load.days)
+            results += _sizes(world, f"{load.days} played days")
         results += await _costs(world) if is_whole else []
         while world.months < 12 * load.years:
             await world.load_months(12 * load.years - world.months if is_whole else 1)

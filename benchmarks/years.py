@@ -23,9 +23,9 @@ from atlas.reading.schedule import ScheduleReader
 from atlas.repositories.ledger.schedule import ScheduleFiles
 from atlas.repositories.ring.cohorts import ROUND, CohortReader, Cohorts, cohort_of
 from atlas.repositories.ring.membership import Answers
-from atlas.repositories.ring.page import DORMANT, Entries
+from atlas.repositories.ring.page import DORMANT, KNOWN, Entries
 from atlas.repositories.ring.pages import Ring
-from atlas.repositories.ring.positions import ids_of
+from atlas.repositories.ring.positions import ids_of, positions_of
 from atlas.repositories.watchlist import NewEntry, Watchlist
 from atlas.scheduling.calendar import Calendar, intervals
 from atlas.scheduling.undecided import Undecided, until_decided
@@ -229,6 +229,19 @@ class World:
             await self._vacuum()
             await self.look(first_day=begun + day)
             tell(f"day {day}: {woken:,} woken, {parked.videos:,} + {parked.collected:,} parked")
+
+    async def check(self, days: int) -> None:
+        """Every video of the days that were played is in the ring or a row, once."""
+        names = [f"fast {day}" for day in range(_FAST_DAYS)]
+        names += [f"day {day}" for day in range(1, days + 1)]
+        added = [self.positions(name, self.load.videos_a_day, 0, ROUND - 1) for name in names]
+        async with self.database.transaction(read_only=True) as session:
+            runs = [run async for run in Ring(session).runs()]
+        rows = await self.connection.fetch("SELECT video_id FROM watchlist")
+        there = [run.positions[run.cohorts != KNOWN] for run in runs]
+        there.append(positions_of([row["video_id"] for row in rows]))
+        assert np.array_equal(np.sort(np.concatenate(there)), np.sort(np.concatenate(added)))
+        tell(f"{sum(map(len, there)):,} videos, each there once")
 
     async def _vacuum(self) -> None:
         await self.connection.execute("SELECT pg_stat_force_next_flush()")
