@@ -270,9 +270,10 @@ class Archiver:
         frames, and what waits on this machine; bar their ids from coming back.
 
         The receipt names every file that was rewritten or deleted and what remains outside of Atlas's
-        reach. From the first moment readers show nothing of them. An erasure that died is finished
-        by the next run, or by calling again. Raises `InvalidInput` for what is no id, else as `compact`
-        does; a file that is not what the ledger says stops it with `VerificationFailed` or `CorruptObject`.
+        reach. From the first moment readers show nothing of them. An erasure that died, or that a transaction
+        which began before outlived, is finished by the next run, or by calling again. Raises `InvalidInput`
+        for what is no id, else as `compact` does; a file that is not what the ledger says stops it with
+        `VerificationFailed` or `CorruptObject`.
         """
         ids = [check_id(one) for one in ([video_ids] if isinstance(video_ids, str) else video_ids)]
         vault = self._vault or get_vault()

@@ -93,6 +93,11 @@ STORAGE_EVENTS: dict[str, LogEvent] = {
     ),
     "forget_erased": LogEvent("info", "videos files objects", "An erasure ended."),
     "forget_hot": LogEvent("debug", "samples", "An erasure removed the rows in PostgreSQL."),
+    "forget_unfinished": LogEvent(
+        "warning",
+        "transactions hint",
+        "A transaction that began before an erasure goes on; the next run ends the erasure.",
+    ),
     "garbage_collected": LogEvent("info", "objects dry_run", "A clean-up of the vault ended."),
     "hot_budget_passed": LogEvent(
         "error",

@@ -20,6 +20,18 @@ FORGOTTEN = "FROM video_tombstones WHERE reason = 'forgotten'"
 #: The condition on a table of samples.
 NOT_FORGOTTEN = f"video_id NOT IN (SELECT video_id {FORGOTTEN})"
 
+# by locks and not by snapshots: those show transactions of every database of the server
+_WRITERS = text("""
+    SELECT DISTINCT virtualtransaction FROM pg_locks
+    WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND relation IN (
+        SELECT CAST(name AS regclass)
+        FROM unnest(ARRAY['videos', 'watchlist', 'video_stats_log', 'system_events']) AS name
+        UNION ALL SELECT relid FROM pg_partition_tree('video_stats_log')
+        UNION ALL SELECT relid FROM pg_partition_tree('system_events'))
+    """)
+
 
 @dataclass(frozen=True, slots=True)
 class ErasedRows:
@@ -99,6 +111,11 @@ class Erasure:
             ),
             {"ids": list(video_ids)},
         )
+
+    async def writers(self) -> set[str]:
+        """Transactions that write where rows of videos lie; those that began before ids were barred may have
+        written theirs."""
+        return set(await self.session.scalars(_WRITERS))
 
     async def delete_rows(self, video_ids: Sequence[str]) -> ErasedRows:
         """Delete samples, video, watchlist entry, and events with their deliveries.

@@ -8,6 +8,8 @@ a scan that has one of them open may fail, and finds the new files when it begin
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,6 +54,9 @@ from atlas.vault.temporary import workdir
 
 log = get_logger(__name__)
 
+#: Seconds that an erasure waits for transactions that may not have seen the bar.
+_PATIENCE = 10.0
+_UNENDED = "the next run of `atlas archive` deletes them and ends the erasure"
 _ANY_TIME = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
@@ -105,6 +110,7 @@ async def forget(
         await Erasure(session).bar(ids)
     log.debug("forget_barred", videos=len(ids))
     await record_erasure(steps, ids)
+    writers = await _writers(steps)
     # rows that wait on this machine's disk become objects, which are found below
     await offload(vault.flush)
     await Run(steps, _ANY_TIME[0], None).finish_left()
@@ -119,10 +125,15 @@ async def forget(
     report_progress(0, None, "documents")
     found.documents = await offload(_delete_documents, vault, ids)
     # a transaction that had begun before the ids were barred may have written since
+    unended = await _wait_for(steps, writers, report_progress)
     found.hot += await _delete_rows(steps, ids)
-    async with steps.database.transaction() as session:
-        await steps.ledger(session)
-        await Erasure(session).finish(ids)
+    if unended:
+        log.warning("forget_unfinished", transactions=len(unended), hint=_UNENDED)
+        aside.append(f"rows that a transaction which began before may write: {_UNENDED}")
+    else:
+        async with steps.database.transaction() as session:
+            await steps.ledger(session)
+            await Erasure(session).finish(ids)
     log.info("forget_erased", videos=len(ids), files=len(found.files), objects=len(found.objects))
     return ForgetReceipt(
         tuple(ids),
@@ -154,6 +165,20 @@ def out_of_reach(identity: str) -> tuple[str, ...]:
             "versioning or a retention policy"
         )
     return tuple(remains)
+
+
+async def _writers(steps: Steps) -> set[str]:
+    async with steps.database.transaction(read_only=True) as session:
+        return await Erasure(session).writers()
+
+
+async def _wait_for(steps: Steps, writers: set[str], report_progress: Progress) -> set[str]:
+    """Wait until these transactions have ended; returns those that did not within a while."""
+    until = time.monotonic() + _PATIENCE
+    while (unended := writers & await _writers(steps)) and time.monotonic() < until:
+        report_progress(0, None, "transactions that began before")
+        await asyncio.sleep(0.1)
+    return unended
 
 
 async def _delete_rows(steps: Steps, ids: Sequence[str]) -> ErasedRows:

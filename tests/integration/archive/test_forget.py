@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from sqlalchemy import text
 
 from atlas.adapters.maia import MaiaDAO
 from atlas.archive import Archiver
+from atlas.archive.maintenance import erasure
 from atlas.db import Database
 from atlas.errors import InvalidInput, VaultError, VaultUnavailable
 from atlas.ingest import record_samples
@@ -23,6 +25,7 @@ from atlas.reader import StatsReader
 from atlas.types import ObjectStore, Sample
 from atlas.vault import LocalVault
 from tests.support.samples import OLD, as_written, samples, visible
+from tests.support.sql import scalar
 
 WEEK = timedelta(days=7)
 GONE = "video-0003"
@@ -246,3 +249,34 @@ async def test_documents_that_the_store_refused_leave_this_machine_too(
 
 def _refuse(items: object) -> None:
     raise VaultError("no")
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "goes on"])
+async def test_a_writer_that_began_before_the_bar_leaves_nothing(
+    database: Database, archiver: Archiver, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    monkeypatch.setattr(erasure, "_PATIENCE", 30.0 if ends else 0.0)
+    may_end = asyncio.Event()
+
+    def report(_: int, __: int | None, what: str) -> None:
+        if "transactions" in what:
+            may_end.set()
+
+    async with database.transaction() as writing:
+        await writing.execute(text(f"INSERT INTO watchlist (video_id) VALUES ('{GONE}')"))
+        forgetting = asyncio.create_task(archiver.forget([GONE], progress=report))
+        if ends:
+            await may_end.wait()
+        else:
+            receipt = await forgetting
+            assert any("ends the erasure" in line for line in receipt.remains)
+    receipt = await forgetting
+    unfinished = "SELECT count(*) FROM video_tombstones WHERE erased_at IS NULL"
+    if not ends:
+        assert receipt.hot.watchlist == 0 and await scalar(database, unfinished) == 1
+        assert await scalar(database, "SELECT count(*) FROM watchlist") == 1
+        await archiver.run(WEEK)
+    assert await scalar(database, "SELECT count(*) FROM watchlist") == 0
+    assert await scalar(database, unfinished) == 0
+    receipt = await archiver.forget([GONE])
+    assert not any("ends the erasure" in line for line in receipt.remains)
