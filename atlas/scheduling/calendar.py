@@ -23,7 +23,6 @@ from atlas.repositories.leases import check_limit
 from atlas.repositories.ledger.schedule import ScheduleFiles
 from atlas.repositories.ring.cohorts import (
     INTERVALS,
-    ROUND,
     Cohort,
     CohortReader,
     Cohorts,
@@ -51,6 +50,10 @@ _DAY = timedelta(days=1)
 _AWAKE = 10_000
 #: Rows in one transaction of parking, and those that are looked at for it at a time.
 _PARK_ROWS, _LOOK_ROWS = 5_000, 100_000
+#: Parts of the ring, unless there are few pages. A transaction packs one anew: as much is free space then.
+_PARTS = 28
+#: Seconds in which a run of parking waits for snapshots that keep the room of old pages.
+_PATIENCE = 30.0
 #: Slices of the ring of which one is packed anew a day, unless many rows wait for each page or there are few.
 _SLICES = 7
 _MANY_PER_PAGE = 20
@@ -136,19 +139,21 @@ class Calendar:
             now = now or await RingReader(session).now()
             waiting = await Parking(session).waiting(now)
             pages = await RingReader(session).pages()
-        is_cheap = pages <= _FEW_PAGES or waiting > pages * _MANY_PER_PAGE
+        parts = _PARTS if pages > _FEW_PAGES else 1
+        is_cheap = parts == 1 or waiting > pages * _MANY_PER_PAGE
         one_slice = None if is_cheap else day_number(now) % _SLICES
+        until = time.monotonic() + _PATIENCE
         videos = collected = 0
         async for ids in self._pages(
             lambda parking, after: parking.quiet_ids(now, _LOOK_ROWS, after)
         ):
-            for part in _in_order(ids, one_slice):
-                videos += (await self._park_and_reclaim(now, part, ())).videos
+            for part in _in_order(ids, parts, one_slice):
+                videos += (await self._park_and_reclaim(now, part, (), until)).videos
         async for ids in self._pages(
             lambda parking, after: parking.collected_ids(_LOOK_ROWS, after)
         ):
-            for part in _in_order(ids, one_slice):
-                collected += (await self._park_and_reclaim(now, (), part)).collected
+            for part in _in_order(ids, parts, one_slice):
+                collected += (await self._park_and_reclaim(now, (), part, until)).collected
         parked = Parked(videos, collected)
         log.info("watchlist_parked", videos=parked.videos, collected=parked.collected)
         return parked
@@ -166,7 +171,7 @@ class Calendar:
             after = ids[-1]
 
     async def _park_and_reclaim(
-        self, now: datetime, quiet: Sequence[str], collected: Sequence[str]
+        self, now: datetime, quiet: Sequence[str], collected: Sequence[str], until: float
     ) -> Parked:
         """Park, and give the room of the pages that were packed anew to the next ones.
 
@@ -175,7 +180,7 @@ class Calendar:
         parked = await self._park(now, quiet, collected)
         if any(parked) and get_settings().database_pool_mode != "transaction":
             async with self.database.autocommit() as session:
-                await Ring(session).vacuum()
+                await Ring(session).vacuum(until)
         return parked
 
     @retry_when_locked
@@ -343,14 +348,14 @@ def _age_days(cohort: Cohort, now: datetime) -> float:
     return 4 * 365.0 if cohort.tier is TrackingTier.DORMANT else max(cohort.age(now) / _DAY, 7.0)
 
 
-def _in_order(ids: Sequence[str], parking_slice: int | None) -> Iterator[list[str]]:
-    """Ids of a slice of the ring in order of their positions, as many at a time as one transaction takes."""
+def _in_order(ids: Sequence[str], parts: int, parking_slice: int | None) -> Iterator[list[str]]:
+    """Ids of a slice of the ring in order of their positions, as many at a time as one transaction takes:
+    of one of so many equal parts of the ring."""
     positions = positions_of(ids)
-    chosen = np.argsort(positions)
+    part_of = (positions >> np.uint64(32)) * np.uint64(parts) >> np.uint64(32)
+    order = np.argsort(positions)
     if parking_slice is not None:
-        low, high = (ROUND * edge // _SLICES for edge in (parking_slice, parking_slice + 1))
-        first = np.searchsorted(positions[chosen], np.uint64(low))
-        last = np.searchsorted(positions[chosen], np.uint64(high - 1), "right")
-        chosen = chosen[first:last]
-    for start in range(0, len(chosen), _PARK_ROWS):
-        yield [ids[index] for index in chosen[start : start + _PARK_ROWS]]
+        order = order[part_of[order] * _SLICES // parts == parking_slice]
+    for part in np.split(order, np.flatnonzero(np.diff(part_of[order])) + 1):
+        for start in range(0, len(part), _PARK_ROWS):
+            yield [ids[index] for index in part[start : start + _PARK_ROWS]]

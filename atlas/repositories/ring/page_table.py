@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -16,6 +18,8 @@ from atlas.repositories.ring.positions import LAST_POSITION, position, stored
 
 #: Neighbouring pages that are packed anew together, so that they stay full.
 RUN = 64
+#: Seconds after which somebody's snapshot may have ended.
+_SNAPSHOT_ENDS = 0.2
 
 
 class Row(NamedTuple):
@@ -25,6 +29,13 @@ class Row(NamedTuple):
     upper: int
     version: int
     packed: bytes
+
+
+class _Vacuums(NamedTuple):
+    """How often a table was vacuumed by command, and how many dead pages the last one left."""
+
+    times: int
+    dead: int
 
 
 class PageReader(Repository):
@@ -147,12 +158,29 @@ class PageWriter(PageReader):
             ],
         )
 
-    async def vacuum(self) -> None:
+    async def vacuum(self, until: float = 0.0) -> None:
         """Give the room of pages that were packed anew to the next ones. Outside of any transaction.
 
-        Waits for nobody, and keeps the file's end: to cut it would lock the table.
+        Waits for no lock, and keeps the file's end: to cut it would lock the table. While somebody's older
+        snapshot keeps the room it is tried again, up to the moment ``until`` of `time.monotonic`.
         """
-        await self.session.execute(self._statement("VACUUM (SKIP_LOCKED, TRUNCATE false) {table}"))
+        before = await self._vacuums()
+        while True:
+            await self.session.execute(
+                self._statement("VACUUM (SKIP_LOCKED, TRUNCATE false) {table}")
+            )
+            after = await self._vacuums()
+            if after.times == before.times or not after.dead or time.monotonic() >= until:
+                return
+            before = after
+            await asyncio.sleep(_SNAPSHOT_ENDS)
+
+    async def _vacuums(self) -> _Vacuums:
+        statement = self._statement("""
+            SELECT pg_stat_get_vacuum_count(t), pg_stat_get_dead_tuples(t)
+            FROM CAST('{table}' AS regclass) AS t
+            """)
+        return _Vacuums(*(await self.session.execute(statement)).one())
 
 
 @functools.cache

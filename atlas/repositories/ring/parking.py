@@ -22,7 +22,7 @@ from atlas.repositories.ring.cohorts import (
     tier_of,
 )
 from atlas.repositories.ring.filter import FilterReader, counting
-from atlas.repositories.ring.page import KNOWN, Entries
+from atlas.repositories.ring.page import DORMANT, KNOWN, Entries
 from atlas.repositories.ring.pages import Ring
 from atlas.repositories.ring.positions import Positions, ids_of, positions_of
 from atlas.types import TrackingTier
@@ -49,7 +49,8 @@ _COLLECTED_IDS = text(f"""
     """)
 _WAITING = text(f"""
     SELECT (SELECT count(*) FROM watchlist WHERE {_QUIET})
-         + (SELECT count(*) FROM video_tombstones WHERE reason = 'collected')
+         + (SELECT count(*) FROM video_tombstones
+            WHERE reason = 'collected' AND {_CANONICAL.format(column="video_id")})
     """)
 _TAKE_ROWS = text(f"""
     WITH quiet AS MATERIALIZED (
@@ -252,21 +253,20 @@ def _combined(
 ) -> Entries | None:
     """The entries of some pages with the new ones, but those that are ``filed`` and not here; adds to
     ``changes`` how many more a cohort has."""
-    new = new.taken(old.found(new.positions)[0] | ~np.isin(new.positions, filed))
+    there, _ = old.found(new.positions)
+    # of what is there a tombstone says nothing new
+    new = new.taken(np.where(there, new.cohorts != KNOWN, ~np.isin(new.positions, filed)))
     if not len(new):
         return None
     kept = settled(old, passes)
-    known, index = kept.found(new.positions)
+    there, index = kept.found(new.positions)
     cohorts = new.cohorts.copy()
-    if known.any():
+    if there.any():
         before = kept.cohorts[index]
-        # a slow video stays in the cohort of its month; of what is sampled the ring knows that it is known
-        stays = known & (((before > 1) & (cohorts > 1)) | ((cohorts == KNOWN) & (before != KNOWN)))
+        # a slow video stays in the cohort of its month
+        stays = there & (before > DORMANT) & (cohorts > DORMANT)
         cohorts[stays] = before[stays]
-    is_tombstone = new.days == 0
-    days = np.where(is_tombstone & known, kept.days[index] if len(kept) else 0, new.days)
-    parked = np.where(is_tombstone & known, kept.parked[index] if len(kept) else 0, new.parked)
-    merged = kept.merged(Entries.of(new.positions, cohorts, days, parked))
+    merged = kept.merged(Entries.of(new.positions, cohorts, new.days, new.parked))
     changes.update(Counter(merged.cohorts.tolist()))
     changes.subtract(Counter(old.cohorts.tolist()))
     return merged
