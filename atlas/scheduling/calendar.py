@@ -29,6 +29,7 @@ from atlas.repositories.ring.cohorts import (
     day_number,
 )
 from atlas.repositories.ring.page import KNOWN
+from atlas.repositories.ring.page_table import PATIENCE
 from atlas.repositories.ring.pages import Ring, RingReader
 from atlas.repositories.ring.parking import Parked, Parking
 from atlas.repositories.ring.positions import positions_of
@@ -52,8 +53,6 @@ _AWAKE = 10_000
 _PARK_ROWS, _LOOK_ROWS = 5_000, 100_000
 #: Parts of the ring, unless there are few pages. A transaction packs one anew: as much is free space then.
 _PARTS = 28
-#: Seconds in which a run of parking waits for snapshots that keep the room of old pages.
-_PATIENCE = 30.0
 #: Slices of the ring of which one is packed anew a day, unless many rows wait for each page or there are few.
 _SLICES = 7
 _MANY_PER_PAGE = 20
@@ -142,7 +141,7 @@ class Calendar:
         parts = _PARTS if pages > _FEW_PAGES else 1
         is_cheap = parts == 1 or waiting > pages * _MANY_PER_PAGE
         one_slice = None if is_cheap else day_number(now) % _SLICES
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + PATIENCE
         videos = collected = 0
         async for ids in self._pages(
             lambda parking, after: parking.quiet_ids(now, _LOOK_ROWS, after)

@@ -6,6 +6,7 @@ slice. Whatever dies in between is done again, with the same result.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -41,6 +42,7 @@ from atlas.repositories.ring.filter import (
     settle,
 )
 from atlas.repositories.ring.page import KNOWN, Entries, in_order, joined
+from atlas.repositories.ring.page_table import PATIENCE
 from atlas.repositories.ring.pages import Ring, RingReader
 from atlas.repositories.ring.parking import Parking
 from atlas.repositories.ring.positions import Positions, ids_of, is_canonical, positions_of
@@ -123,13 +125,14 @@ async def settle_files(steps: Steps, progress: Progress | None = None) -> int:
     files = [file for file in files if await offload(_is_readable, steps, file)]
     if not files:
         return 0
+    until = time.monotonic() + PATIENCE
     async for first, last in _slices(steps, files):
         if progress is not None:
             progress(first * SLICES // ROUND, SLICES, "schedule")
         spans = await _read(steps, files, first, last)
         if any(map(len, spans)):
             await _settle_slice(steps, first, last, spans)
-            await _reclaim(steps)
+            await _reclaim(steps, until)
     async with steps.database.transaction() as session:
         await steps.ledger(session)
         await ScheduleFiles(session).mark_settled([file.id for file in files])
@@ -148,18 +151,19 @@ async def restore_schedule(steps: Steps, progress: Progress | None = None) -> in
     await settle_files(steps)
     async with steps.database.transaction(read_only=True) as session:
         files = await ScheduleFiles(session).live()
+    until = time.monotonic() + PATIENCE
     async for first, last in _slices(steps, files):
         if progress is not None:
             progress(first * SLICES // ROUND, SLICES, "schedule")
         await _restore_slice(steps, first, last, await _read(steps, files, first, last))
-        await _reclaim(steps)
+        await _reclaim(steps, until)
     async with steps.database.transaction() as session:
         replacement = Replacement(session, steps.fence)
         await replacement.hold()
         records = [await replacement.get(file.id) for file in files]
         await Filter(session).empty()
         await replacement.swap([], records, [], vault=steps.store.identity, batch_id=uuid.uuid4())
-    await _reclaim(steps)
+    await _reclaim(steps, until)
     log.info("schedule_restored", files=len(files))
     return sum(file.rows for file in files)
 
@@ -271,13 +275,13 @@ def _count(changes: Counter[int], before: Entries, after: Entries) -> None:
             changes[cohort] += sign * count
 
 
-async def _reclaim(steps: Steps) -> None:
+async def _reclaim(steps: Steps, until: float) -> None:
     """Give the room of pages that were packed anew to the next ones."""
     if get_settings().database_pool_mode == "transaction":
         return
     async with steps.database.autocommit() as session:
-        await Ring(session).vacuum()
-        await Filter(session).vacuum()
+        await Ring(session).vacuum(until)
+        await Filter(session).vacuum(until)
 
 
 async def _barred(session: Session) -> Positions:

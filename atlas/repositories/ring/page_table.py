@@ -18,8 +18,9 @@ from atlas.repositories.ring.positions import LAST_POSITION, position, stored
 
 #: Neighbouring pages that are packed anew together, so that they stay full.
 RUN = 64
-#: Seconds after which somebody's snapshot may have ended.
-_SNAPSHOT_ENDS = 0.2
+#: Seconds in which a run of parking or moving waits for snapshots that keep the room of old pages, and those
+#: after which one may have ended.
+PATIENCE, _PAUSE = 30.0, 0.2
 
 
 class Row(NamedTuple):
@@ -173,7 +174,7 @@ class PageWriter(PageReader):
             if after.times == before.times or not after.dead or time.monotonic() >= until:
                 return
             before = after
-            await asyncio.sleep(_SNAPSHOT_ENDS)
+            await asyncio.sleep(_PAUSE)
 
     async def _vacuums(self) -> _Vacuums:
         statement = self._statement("""
