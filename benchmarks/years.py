@@ -28,7 +28,7 @@ from atlas.repositories.ring.membership import Answers
 from atlas.repositories.ring.page import DORMANT, KNOWN, Entries
 from atlas.repositories.ring.pages import Ring
 from atlas.repositories.ring.positions import ids_of, positions_of
-from atlas.repositories.watchlist import NewEntry, Watchlist
+from atlas.repositories.watchlist import NewEntry, Watchlist, WatchlistReader
 from atlas.scheduling.calendar import Calendar
 from atlas.scheduling.undecided import Undecided, until_decided
 from atlas.types import TrackingTier
@@ -85,13 +85,14 @@ _TO_VACUUM = """
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is loaded and played. ``plots`` is a folder for the plot."""
+    """What is loaded and played. ``plots`` is a folder for the plot; ``slow`` are the samples a day that a
+    budget leaves to slow videos while waking is measured."""
 
     years: int = 10
     videos_a_day: int = 20_000
     days: int = 20
     parts: int = SLICES
-    budget: int = 320_000
+    slow: int = 100_000
     plots: Path | None = None
 
 
@@ -324,14 +325,13 @@ class World:
         return ids[self.added :: 3][: ADDED // 10]
 
     async def wake_seconds(self) -> tuple[float, int]:
-        """Seconds in which a day's share of a budget is woken, hour by hour; and how many.
-
-        Of the budget fast rows take 220,000 samples, as much as there are rows.
-        """
+        """Seconds in which a day's share of a budget is woken, hour by hour; and how many."""
         calendar = Calendar(self.database, lambda: self.vault.store)
         start = self.now + 400 * _DAY
         await self.connection.execute("UPDATE watchlist_cohorts SET turned_at = $1", start)
-        with patch.dict(os.environ, TRACKING_SAMPLES_PER_DAY=str(self.load.budget)):
+        async with self.database.transaction(read_only=True) as session:
+            budget = round(await WatchlistReader(session).samples_a_day()) + self.load.slow
+        with patch.dict(os.environ, TRACKING_SAMPLES_PER_DAY=str(budget)):
             reset_settings()
             await calendar.plan(start)
         reset_settings()
