@@ -42,6 +42,8 @@ async def test_parked_videos_are_on_the_watchlist_and_cost_no_row(database: Data
     assert await scalar(database, "SELECT count(*) FROM watchlist") == 1
 
 
+@pytest.mark.needs_owner
+@pytest.mark.needs_direct_connection
 @pytest.mark.parametrize("role", ["owner", "worker"])
 async def test_parking_gives_the_room_of_old_pages_to_new_ones(
     database: Database, database_url: str, postgres_server: Server, role: str

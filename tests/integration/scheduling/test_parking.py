@@ -75,6 +75,7 @@ async def test_a_video_stays_in_the_month_in_which_it_was_first_parked(database:
     assert await in_ring(database, ids) == dict.fromkeys(ids, DORMANT)
 
 
+@pytest.mark.needs_direct_connection
 async def test_a_run_waits_a_while_for_old_snapshots(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
