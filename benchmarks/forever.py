@@ -66,7 +66,7 @@ async def measure(database: Database, folder: Path, rows: int, load: Load) -> li
         if not load.years:
             await world.check(load.days)
             results += _sizes(world, f"{load.days} played days")
-        results += await _costs(world) if is_whole else []
+        results += await _costs(world) if is_whole and load.years else []
         while world.months < 12 * load.years:
             await world.load_months(12 * load.years - world.months if is_whole else 1)
             await world.move_months()
